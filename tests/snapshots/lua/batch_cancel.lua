@@ -3150,9 +3150,10 @@ local end_canceled
 local known_of
 do
 
--- has_ends: whether something is kept for its end (lib/ends.lua). `ttl`: of the result of one that finished, in ms.
-function announce(user, id, outcome, has_ends, ttl)
-  announcements[#announcements + 1] = { user, id, outcome, has_ends and true or false, ttl }
+-- has_ends: whether something is kept for its end (lib/ends.lua). `dependents`: of one that finished, as lib/depend.lua has
+-- them.
+function announce(user, id, outcome, has_ends, dependents)
+  announcements[#announcements + 1] = { user, id, outcome, has_ends and true or false, dependents }
 end
 
 -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
@@ -4121,8 +4122,12 @@ calls[#calls + 1] = function()
   return NEXT
 end
 
--- Lua unpacks a few thousand at a time.
+-- Mostly it is one. Lua unpacks a few thousand at a time.
 local function add_all_to(set, members)
+  if not members[2] then
+    if members[1] then call('SADD', set, members[1]) end
+    return
+  end
   for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
 end
 
@@ -4147,13 +4152,22 @@ local function new_links()
     if bytes then bytes.lay_result(user, id, size) end
   end
 
-  -- `known_ttl`: where it is known.
-  function it.keep_result(user, id, known_ttl)
-    local ttl = known_ttl or call('PTTL', result_key(user, id))
+  function it.keep_result(user, id)
+    local ttl = call('PTTL', result_key(user, id))
     if ttl < 0 then return call('HSETNX', task_key(user, id), 'linked', 1) end
-    call('HSET', task_key(user, id), 'linked', math.max(2, ttl))
+    it.note_kept(user, id, ttl)
     set_ttl(user, id, nil)
   end
+
+  -- Of a task that finishes: those that depend on it, or as many as one call informs. Nil where they cannot be read, which
+  -- shows when they are told.
+  function it.dependents_of(user, id)
+    local found = redis.pcall('SRANDMEMBER', feeds_key(user, id), STEP)
+    return not found.err and found or nil
+  end
+
+  -- Its result was written without a time to live, as others depend on it.
+  function it.note_kept(user, id, ttl) call('HSET', task_key(user, id), 'linked', ttl > 2 and ttl or '2') end
 
   -- Of a task that has ended for good nothing is kept but what others need: its callbacks may be about to be put in.
   local function is_needed_itself(user, id)
@@ -4230,7 +4244,7 @@ local function new_links()
   -- From their place among the deferred ones, which they leave first, to where they go on. In the order in which they came.
   local released = {}
   local function release(user, some, step_us)
-    local ids, scored, queued = {}, { critical = {}, normal = {} }, {}
+    local ids, scored, first = {}, {}, nil
     for at, known in ipairs(some) do
       ids[at] = known.id
       known.due = known.delay and now + known.delay or tonumber(known.due or 0)
@@ -4246,20 +4260,21 @@ local function new_links()
         call('HSET', task_key(user, known.id), 'state', 'scheduled', 'due', known.due, 'priority', priority)
       else
         local lane, score = score_of(priority, step_us)
-        table.insert(scored[lane], score)
-        table.insert(scored[lane], known.id)
-        queued[#queued + 1] = known
+        local of_lane = scored[lane] or {}
+        of_lane[#of_lane + 1], of_lane[#of_lane + 2], scored[lane] = score, known.id, of_lane
+        first = first or known
       end
     end
-    for lane, pairs_of in pairs(scored) do
-      if pairs_of[1] then
-        call('ZADD', place_key(lane, user), unpack(pairs_of))
-        count(lane, #pairs_of / 2)
-      end
+    local queued = 0
+    for lane, of_lane in pairs(scored) do
+      call('ZADD', place_key(lane, user), unpack(of_lane))
+      count(lane, #of_lane / 2)
+      queued = queued + #of_lane / 2
     end
-    for _, known in ipairs(queued) do note_queued(user, known) end
-    local first = queued[1]
-    if first and admit(user, cost_of(first.head)) then released[user] = (released[user] or 0) + #queued end
+    for _, known in ipairs(some) do
+      if known.due <= now then note_queued(user, known) end
+    end
+    if first and admit(user, cost_of(first.head)) then released[user] = (released[user] or 0) + queued end
     for _, known in ipairs(some) do
       if known.watched then publish(user, known.id, 'waiting') end
     end
@@ -4338,6 +4353,8 @@ local function new_links()
     end
   end
 
+  local function came_before(one, other) return one.came < other.came end
+
   -- A set has no order of its own: those who came first go on first, among as many as one call informs.
   local function in_order(user, ids)
     local some = {}
@@ -4347,23 +4364,27 @@ local function new_links()
       some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], unique = fields[4],
         due = fields[5], delay = fields[6], watched = fields[7], waits_for_one = fields[8] == '1', with_parent = fields[9] }
     end
-    table.sort(some, function(one, other) return one.came < other.came end)
+    if some[2] then table.sort(some, came_before) end
     return some
   end
 
   -- Of those who are told, some may be canceled, and leave `feeds` when their own end is passed on.
-  local function tell(user, id, outcome, dependents, step_us, ttl)
-    local told, free = nil, {}
-    local function tell_all()
-      for _, known in ipairs(dependents) do
-        told = known
-        if inform(user, known, id, outcome, ttl) then free[#free + 1] = known end
-      end
-      told = nil
-      if free[1] then release(user, free, step_us) end
+  local being_told
+  local function tell_all(user, id, outcome, dependents, free, step_us, ttl)
+    for _, known in ipairs(dependents) do
+      being_told = known
+      if inform(user, known, id, outcome, ttl) then free[#free + 1] = known end
     end
-    local is_done, failure = pcall(tell_all)
+    being_told = nil
+    if free[1] then release(user, free, step_us) end
+  end
+
+  local function tell(user, id, outcome, dependents, step_us, ttl)
+    local free = {}
+    being_told = nil
+    local is_done, failure = pcall(tell_all, user, id, outcome, dependents, free, step_us, ttl)
     if is_done then return end
+    local told = being_told
     free[#free + 1] = told
     for _, known in ipairs(free) do damage().leave_deferred(user, known.id, id) end
     damage().fail(user, failure, told and told.id)
@@ -4377,14 +4398,11 @@ local function new_links()
   end
 
   -- The same as pass_on of what has just ended, while nothing was put off: how it stands is known, and all of `feeds` have
-  -- yet to be told.
-  local function pass_on_at_once(user, id, outcome, result_ttl, most, step_us, ttl)
-    local ids = call('SRANDMEMBER', feeds_key(user, id), most)
-    if #ids == most then return 0, false end
-    if ids[1] then
-      tell(user, id, outcome, in_order(user, ids), step_us, ttl)
-      if outcome == 'finished' then it.keep_result(user, id, result_ttl) end
-    end
+  -- yet to be told. `dependents`: those, where they are known; a result that they need is kept for them already.
+  local function pass_on_at_once(user, id, outcome, dependents, most, step_us, ttl)
+    local ids = dependents or call('SRANDMEMBER', feeds_key(user, id), most)
+    if #ids >= most then return 0, false end
+    if ids[1] then tell(user, id, outcome, in_order(user, ids), step_us, ttl) end
     local used, has_more = leave_used(user, id, outcome, most)
     return #ids + math.max(1, used), not has_more
   end
@@ -4441,7 +4459,8 @@ local function new_links()
     wake_released()
   end
 
-  local function are_put_off() return tonumber(has_announcements or 0) + (counts.announcements or 0) > 0 end
+  local put_off_before = tonumber(has_announcements or 0)
+  local function are_put_off() return put_off_before + (counts.announcements or 0) > 0 end
 
   -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
   local turn = 0
@@ -4523,8 +4542,9 @@ local function new_links()
   function it.call_back(step_us, ttl)
     while called < #announcements do
       called = called + 1
-      local user, id, outcome, has_ends = unpack(announcements[called])
-      if has_ends then
+      local ended = announcements[called]
+      if ended[4] then
+        local user, id, outcome = ended[1], ended[2], ended[3]
         damage().attempt(user, function()
           local queued = endings().call_back(user, id, outcome, step_us, ttl)
           if queued > 0 then released[user] = (released[user] or 0) + queued end
@@ -4538,15 +4558,17 @@ local function new_links()
     local budget, at, failure, goes_on = STEP, 1, nil, are_put_off()
     it.call_back(step_us, ttl)
     while announcements[at] and budget > 0 and not are_put_off() do
-      local user, id, outcome, _, result_ttl = unpack(announcements[at])
+      local ended = announcements[at]
+      local user, id, outcome = ended[1], ended[2], ended[3]
       local is_done, informed, all
       if outcome == 'finished' or outcome == 'failed' then
-        is_done, informed, all = pcall(attempt, pass_on_at_once, user, id, outcome, result_ttl, budget, step_us, ttl)
+        is_done, informed, all = pcall(pass_on_at_once, user, id, outcome, ended[5], budget, step_us, ttl)
       else -- one of its id may have been put in by this very call
-        is_done, informed, all = pcall(attempt, pass_on, user, id, outcome, budget, step_us, ttl)
+        is_done, informed, all = pcall(pass_on, user, id, outcome, budget, step_us, ttl)
       end
       if not is_done then
-        failure = { user = user, of = informed }
+        local _, told_of = pcall(damage().fail, user, informed, id)
+        failure = { user = user, of = told_of }
         break
       end
       budget = budget - informed

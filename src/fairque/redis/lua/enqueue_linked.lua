@@ -169,25 +169,23 @@ local function find_cycle_from(user, start, done, look_outside, steps)
   end
 end
 
--- Where each waits for those that stand before it, and nobody for one of them, there is none.
+-- Whether each waits for nothing but tasks of this call that stand before it, as those of a pipeline do. Then nothing is
+-- unknown, and there is no way back from any of them.
 local function is_in_order()
-  local before = {}
-  for _, task in ipairs(all) do
-    local of_user = before[task.user]
-    if not of_user then
-      of_user = {}
-      before[task.user] = of_user
+  for at, task in ipairs(all) do
+    task.at = at
+    if task.needs then
+      local of_user = new[task.user]
+      for _, dependency in ipairs(task.needs) do
+        local other = of_user[dependency]
+        if not (other and other.at and other ~= task) then return false end
+      end
     end
-    for _, dependency in ipairs(task.needs or {}) do
-      if new[task.user][dependency] and not of_user[dependency] then return false end
-    end
-    of_user[task.id] = true
   end
   return true
 end
 
 local function find_cycle()
-  if fresh and is_in_order() then return nil end
   local look_outside, done, steps = somebody_waits(), {}, { left = CYCLE_STEPS }
   for _, task in ipairs(all) do
     done[task.user] = done[task.user] or {}
@@ -198,9 +196,15 @@ local function find_cycle()
   end
 end
 
--- Who depends on what, to be written at the end of the call.
+-- Who depends on what, to be written at the end of the call: with the task itself, where that is of this call.
 local fed, feeding = {}, {}
 local function note_use(task, dependency, stands)
+  local other = new[task.user][dependency]
+  if other and not other.canceled then
+    local dependents = other.dependents or {}
+    dependents[#dependents + 1], other.dependents = task.id, dependents
+    return
+  end
   local of_user = feeding[task.user]
   if not of_user then
     of_user = {}
@@ -220,8 +224,14 @@ local users_deferred, deferred = {}, {} -- ids by user, of those that wait
 local function write_links()
   for _, user in ipairs(users_deferred) do
     add_all_to(place_key('deferred', user), deferred[user])
-    call('ZADD', users_key, now, user)
+    call('ZADD', users_key, now_text, user)
     count('deferred', #deferred[user])
+  end
+  for _, task in ipairs(all) do
+    if task.dependents then
+      add_all_to(feeds_key(task.user, task.id), task.dependents)
+      if not task.is_linked then call('HSETNX', task_key(task.user, task.id), 'linked', '1') end
+    end
   end
   for _, of in ipairs(fed) do
     local added = new[of.user][of.id]
@@ -241,8 +251,7 @@ end
 local function depend_on_needs(task)
   local waits, finished, failed = {}, {}, {}
   for _, dependency in ipairs(task.needs) do
-    local stands = standing_of_dependency(task.user, dependency)
-    local does = 'wait'
+    local stands, does = standing_of_dependency(task.user, dependency), 'wait'
     if stands and stands ~= 'living' then does = depend().verdict(task.policy, stands) end
     if does == 'end' then return nil, { dependency, stands } end
     if does == 'wait' then waits[#waits + 1] = dependency end
@@ -251,11 +260,12 @@ local function depend_on_needs(task)
   end
   local uses = uses_key(task.user, task.id)
   for _, dependency in ipairs(waits) do note_use(task, dependency, failed[dependency]) end
-  for _, dependency in ipairs(finished) do note_use(task, dependency, 'finished') end
   add_all_to(uses, waits)
-  add_all_to(uses, finished)
   task.is_linked = waits[1] or finished[1]
-  if finished[1] and not waits[1] then call('HSET', task_key(task.user, task.id), 'linked', 1) end
+  if not finished[1] then return waits end
+  for _, dependency in ipairs(finished) do note_use(task, dependency, 'finished') end
+  add_all_to(uses, finished)
+  if not waits[1] then call('HSET', task_key(task.user, task.id), 'linked', 1) end
   return waits
 end
 
@@ -263,12 +273,14 @@ local bodies = {}
 
 -- A delay begins when it waits for nothing else.
 local function defer(task, waits)
-  local user, id, delay = task.user, task.id, string.match(task.when, '^%+(%d+)$')
+  local user, id, when = task.user, task.id, task.when
+  local delay = when ~= '' and string.match(when, '^%+(%d+)$')
   if not deferred[user] then users_deferred[#users_deferred + 1], deferred[user] = user, {} end
   table.insert(deferred[user], id)
-  local due, key = delay and 0 or due_at(task.when), task_key(user, id)
-  call('HSET', key, 'state', 'deferred', 'came', next_arrival(), 'on_failure', task.policy, 'waits', #waits, 'linked', '1')
-  if delay then call('HSET', key, 'delay', delay) elseif due > 0 then call('HSET', key, 'due', due) end
+  local key = task_key(user, id)
+  call('HSET', key, 'state', 'deferred', 'came', next_arrival(), 'on_failure', task.policy, 'waits', waits[2] and #waits or '1',
+    'linked', '1')
+  if delay then call('HSET', key, 'delay', delay) elseif when ~= '' then call('HSET', key, 'due', due_at(when)) end
   add_all_to(needs_key(user, id), waits)
 end
 
@@ -326,7 +338,7 @@ if has_damaged or has_moved then refuse_all_absent(tasks) end
 look_for_known(tasks)
 read_tasks()
 refused = refused or with_ends[1] and (find_full_batch() or find_orphan())
-refused = refused or with_needs and (find_unknown() or find_cycle())
+refused = refused or with_needs and not is_in_order() and (find_unknown() or find_cycle())
 if refused then return refused end
 if governed then
   local full = make_quota()
@@ -359,7 +371,7 @@ local function add_all()
   write_places()
   if #bodies > 0 then call('MSET', unpack(bodies)) end
   join_groups(step_us)
-  for _, task in ipairs(all) do
+  for _, task in ipairs(with_ends[1] and all or {}) do
     if task.batch and is_added(task) then endings().batches().add(task.user, task.batch.id, task.id) end
     if task.parent and is_added(task) then note_child(task.user, task.id, task.parent) end
   end

@@ -7,10 +7,11 @@
 --@include pointers
 --@include ends
 
--- has_ends: whether something is kept for its end (lib/ends.lua). `ttl`: of the result of one that finished, in ms.
+-- has_ends: whether something is kept for its end (lib/ends.lua). `dependents`: of one that finished, as lib/depend.lua has
+-- them.
 local announcements = {}
-local function announce(user, id, outcome, has_ends, ttl)
-  announcements[#announcements + 1] = { user, id, outcome, has_ends and true or false, ttl }
+local function announce(user, id, outcome, has_ends, dependents)
+  announcements[#announcements + 1] = { user, id, outcome, has_ends and true or false, dependents }
 end
 
 -- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run

@@ -108,6 +108,12 @@ local function settle_outcomes(report, claims)
     end
   end
 
+  -- Results that others need: noted at their tasks when nothing of those is there any more.
+  local kept = {}
+  local function note_kept()
+    for _, of in ipairs(kept) do depend().note_kept(of[1], of[2], of[3]) end
+  end
+
   local ends = {}
 
   -- Of one that was put in with rules.
@@ -119,7 +125,9 @@ local function settle_outcomes(report, claims)
 
   -- What comes is written before what goes is removed, so that nothing is gone where one of both is refused.
   function ends.finished(user, id, lane, stream_id, _, ttl, _, record, _, linked, has_ends, _, is_plain, key)
-    call('SET', result_key(user, id), record, 'PX', ttl)
+    local dependents = linked and depend().dependents_of(user, id)
+    local is_kept = dependents and dependents[1]
+    if is_kept then call('SET', result_key(user, id), record) else call('SET', result_key(user, id), record, 'PX', ttl) end
     if is_plain then
       forget_task(key, body_key(user, id))
     else
@@ -127,7 +135,8 @@ local function settle_outcomes(report, claims)
       forget_task(keys_of_task(user, id))
     end
     remove_delivery(lane, user, stream_id)
-    if linked then announce(user, id, 'finished', has_ends, ttl) end
+    if is_kept then kept[#kept + 1] = { user, id, ttl } end
+    if linked then announce(user, id, 'finished', has_ends, dependents) end
     publish(user, id, #record <= TOLD_BYTES and '=' .. record or 'finished')
   end
 
@@ -275,11 +284,12 @@ local function settle_outcomes(report, claims)
     return total
   end
 
-  -- Changes nothing: is what tells of ends permitted?
+  -- Changes nothing: is what tells of ends, and keeps results, permitted?
   local has_asked = false
-  local function ask_for_permission(user)
+  local function ask_for_permission(user, id, linked)
     if has_asked then return end
     call('ZADD', users_key, 'XX', 'GT', 0, user)
+    call('HSET', task_key(user, id), 'linked', linked)
     has_asked = true
   end
 
@@ -297,7 +307,7 @@ local function settle_outcomes(report, claims)
     stream = stream_key(lane, user)
     sizes[stream] = sizes[stream] or call('XLEN', stream)
     local settled, is_cut = settled_kind(kind, known[4]), false
-    if known[3] then ask_for_permission(user) end
+    if known[3] then ask_for_permission(user, id, known[3]) end
     extras = known[8] and call('HMGET', key, 'unique', 'yielded') or PLAIN
     if settled ~= 'finished' then prove(settled, user, id, lane, delay_ms, known[3]) end
     if known[7] then endings().prove(user, id) end
@@ -361,6 +371,7 @@ local function settle_outcomes(report, claims)
     if has_ended[at] then attempt_to(let_others_come, suspect) end
   end
   attempt_to(end_deliveries)
+  attempt_to(note_kept)
   attempt_to(pass_on_outcomes, step_us, dead_letter_ttl_ms)
   for _, user in ipairs(reviewed) do
     if attempt_to(governed.freed, user) then woken[user] = (woken[user] or 0) + 1 end
