@@ -121,6 +121,7 @@ local sweep_asked
 local tell_of_moments
 do
 
+local fields_of_queue
 local saved_clock, saved_arrival, saved_mean
 
 -- Whole microseconds, strictly increasing inside a batch as well. Whole, because Redis compares the whole scores of a
@@ -130,7 +131,7 @@ function next_arrival()
   return arrival
 end
 
--- Totals of the queue.
+-- Totals of the queue. One that is no number begins anew.
 function count(field, by) counts[field] = (counts[field] or 0) + by end
 
 
@@ -140,39 +141,36 @@ function save_state()
   if save_bytes then save_bytes() end
   local is_done, failure = true, nil
   if save_lines then is_done, failure = pcall(save_lines) end
+  local put = {}
+  local function set(field, value) put[#put + 1], put[#put + 2] = field, value end
   for field, by in pairs(counts) do
-    if by ~= 0 and type(redis.pcall('HINCRBY', state_key, field, by)) == 'table' then
-      call('HSET', state_key, field, (tonumber(call('HGET', state_key, field)) or 0) + by)
-    end
+    if by ~= 0 then set(field, (tonumber(of_queue[field]) or 0) + by) end
   end
-  if root.clock ~= saved_clock or root.mean ~= saved_mean then
-    call('HSET', state_key, 'clock', root.clock, 'arrival', arrival, 'mean', root.mean)
-  elseif arrival ~= saved_arrival then -- of most that is put in; writing a fraction takes long
-    call('HSET', state_key, 'arrival', arrival)
-  end
+  if root.clock ~= saved_clock then set('clock', root.clock) end -- writing a fraction takes long
+  if root.mean ~= saved_mean then set('mean', root.mean) end
+  if arrival ~= saved_arrival then set('arrival', arrival) end
+  if put[1] then call('HSET', state_key, unpack(put)) end
   if tell_of_moments then tell_of_moments() end
   if not is_done then error(failure, 0) end
 end
 calls[#calls + 1] = function()
-  of_queue = call('HMGET', state_key, 'clock', 'arrival', 'policies', 'assigned', 'clearing', 'announcements',
-    'limits', 'mean', 'keeper', 'weighted', 'sweep', 'returning', 'byte_limits', 'weighing', 'in_hand',
-    'damaged', 'hunt', 'silent_at', 'expiring', 'elsewhere', 'moved', 'revision',
-    'forfeited_at')
-  arrival = tonumber(of_queue[2] or 0)
-  has_policies, has_assigned = of_queue[3], of_queue[4]
-  clearing_known = of_queue[5] or '' -- lib/suspects.lua
-  has_announcements, has_limits, keeper_known = of_queue[6], of_queue[7], of_queue[9] or ''
-  has_weights, sweep_asked, has_returned = of_queue[10], of_queue[11], of_queue[12]
-  has_byte_limits, is_weighing = tonumber(of_queue[13] or 0) > 0, of_queue[14]
-  has_in_hand = tonumber(of_queue[15] or 0) -- lib/limits.lua
-  has_damaged = of_queue[16] -- lib/damage.lua
-  hunt_known, silent_at_known = of_queue[17], of_queue[18] -- lib/hunt.lua, lib/silence.lua
-  has_expiring = of_queue[19] -- lib/expiry.lua
-  root = { clock = tonumber(of_queue[1] or 0), mean = tonumber(of_queue[8] or 0) } -- the first line: lib/lines.lua
-  root.elsewhere = tonumber(of_queue[20] or nil) -- of a partition: the time of the queue, see lib/between.lua
-  has_moved = of_queue[21] -- lib/moved.lua
-  revision_known = tonumber(of_queue[22] or 0) -- lib/revision.lua
-  forfeited_at = tonumber(of_queue[23] or 0) -- the revision at which places of a partition were: lib/loans.lua
+  of_queue, fields_of_queue = {}, call('HGETALL', state_key) -- few: to ask for those that may be there takes longer
+  for at = 1, #fields_of_queue, 2 do of_queue[fields_of_queue[at]] = fields_of_queue[at + 1] end
+  arrival = tonumber(of_queue.arrival or 0)
+  has_policies, has_assigned = of_queue.policies, of_queue.assigned
+  clearing_known = of_queue.clearing or '' -- lib/suspects.lua
+  has_announcements, has_limits, keeper_known = of_queue.announcements, of_queue.limits, of_queue.keeper or ''
+  has_weights, sweep_asked, has_returned = of_queue.weighted, of_queue.sweep, of_queue.returning
+  has_byte_limits, is_weighing = tonumber(of_queue.byte_limits or 0) > 0, of_queue.weighing
+  has_in_hand = tonumber(of_queue.in_hand or 0) -- lib/limits.lua
+  has_damaged = of_queue.damaged -- lib/damage.lua
+  hunt_known, silent_at_known = of_queue.hunt, of_queue.silent_at -- lib/hunt.lua, lib/silence.lua
+  has_expiring = of_queue.expiring -- lib/expiry.lua
+  root = { clock = tonumber(of_queue.clock or 0), mean = tonumber(of_queue.mean or 0) } -- the first line: lib/lines.lua
+  root.elsewhere = tonumber(of_queue.elsewhere) -- of a partition: the time of the queue, see lib/between.lua
+  has_moved = of_queue.moved -- lib/moved.lua
+  revision_known = tonumber(of_queue.revision or 0) -- lib/revision.lua
+  forfeited_at = tonumber(of_queue.forfeited_at or 0) -- the revision at which places of a partition were: lib/loans.lua
   saved_clock, saved_arrival, saved_mean = root.clock, arrival, root.mean
   counts = {}
   save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
@@ -185,7 +183,7 @@ end
 -- gone. One that was never used has no settings either.
 
 calls[#calls + 1] = function()
-  if not of_queue[2] and call('EXISTS', prefix .. 'settings') == 1 then
+  if not of_queue.arrival and call('EXISTS', prefix .. 'settings') == 1 then
     return redis.error_reply('LOSTSTATE the key "state" of this queue is lost, and nothing can be put in or served: run '
       .. '`fairque doctor --repair`, which begins it anew and counts')
   end

@@ -3,7 +3,7 @@
 --@include base
 --@include state
 
-if not of_queue[2] and call('EXISTS', prefix .. 'settings') == 1 then
+if not of_queue.arrival and call('EXISTS', prefix .. 'settings') == 1 then
   return redis.error_reply('LOSTSTATE the key "state" of this queue is lost, and nothing can be put in or served: run '
     .. '`fairque doctor --repair`, which begins it anew and counts')
 end

@@ -10,8 +10,7 @@
 local function exactly(number) return string.format('%.17g', number) end
 
 local function new_stand()
-  local known = call('HMGET', state_key, 'offset', 'low', 'moves')
-  return { offset = tonumber(known[1] or 0), low = tonumber(known[2] or nil), moves = known[3] }
+  return { offset = tonumber(of_queue.offset or 0), low = tonumber(of_queue.low), moves = of_queue.moves }
 end
 
 -- The lowest tag of those whom an assignment serves, or nil. Its tree may have one that is too low, until it comes up.

@@ -18,7 +18,7 @@ local function add_state_checks(doctor)
 
   -- The script writes them back at its end.
   local function check_clock()
-    if is_finite(of_queue[1]) and is_finite(of_queue[2]) and is_finite(of_queue[8]) then return end
+    if is_finite(of_queue.clock) and is_finite(of_queue.arrival) and is_finite(of_queue.mean) then return end
     wrong('bad-number', 'state', 'the clock of the queue is no number', function()
       begin_anew()
       return 'as the lowest tag'
@@ -30,13 +30,14 @@ local function add_state_checks(doctor)
     local text = 'says ' .. (told or 'nothing') .. ', there are ' .. string.format('%d', counted)
     wrong('wrong-total', 'state', field .. ' ' .. text, function()
       call('HSET', state_key, field, counted)
+      of_queue[field] = counted -- to which the script adds at its end
       return 'counted anew'
     end)
   end
 
   -- Totals of what is listed as a whole. `is_used`: there are users.
   function checks.state(_, _, is_used)
-    if not of_queue[2] then -- what workers tell of themselves may be there again
+    if not of_queue.arrival then -- what workers tell of themselves may be there again
       if not is_used and call('EXISTS', prefix .. 'settings') == 0 then return end
       return wrong('lost-state', 'state', 'clock, totals, and whether there are policies and limits', function()
         begin_anew()

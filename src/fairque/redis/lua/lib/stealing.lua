@@ -41,7 +41,7 @@ local function new_stealing(claim, work)
 
   -- Of a worker's last free slot every other one, while others wait for their turn.
   local function is_turn_of_others()
-    return want == 1 and call('HDEL', state_key, 'stole') == 1 and lines.lowest(root)
+    return want == 1 and of_queue.stole and call('HDEL', state_key, 'stole') == 1 and lines.lowest(root)
   end
 
   local function look_at(lanes)
