@@ -114,6 +114,22 @@ async def test_until_it_has_started_what_changes_meanwhile_makes_another_one(que
         await second.result(10)
 
 
+@pytest.mark.parametrize("rule", [Unique(), Unique(until="started")])
+async def test_one_that_waited_for_another_task_gives_its_key_up_as_any_other(
+    queue: TaskQueue, stage: Stage, server, queue_name: str, rule: Unique
+) -> None:
+    before = await queue.enqueue(echo(), user_id=USER)
+    first = await queue.enqueue(stage.occupy(), user_id=USER, unique=rule, depends_on=[before])
+    async with Worker(queue):
+        await stage.started.wait()
+        second = await queue.enqueue(stage.occupy(), user_id=USER, unique=rule)
+        assert second.created is (rule.until == "started")
+        stage.go_on.set()
+        await first.result(10)
+        await second.result(10)
+    assert await pointers(server, queue_name) == {}
+
+
 async def test_for_a_time_after_its_end_there_is_no_other_one(queue: TaskQueue, server, queue_name: str) -> None:
     rule = Unique(after=timedelta(hours=1))
     first = await queue.enqueue(echo(1), user_id=USER, unique=rule)

@@ -112,6 +112,24 @@ async def test_a_watcher_sees_that_a_dependent_is_released(queue: TaskQueue):
     assert (await watcher.ends())[-1] is TaskState.FINISHED
 
 
+async def test_a_watcher_is_told_that_a_dependent_has_started(queue: TaskQueue, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("fairque.queue.changes.FIRST_LOOK_SECONDS", 60.0)
+    first = await queue.enqueue(echo(), user_id="anna", priority=6)
+    watcher = Watcher(await queue.enqueue(echo(), user_id="anna", depends_on=[first]))
+    await watcher.sees(TaskState.DEFERRED)
+    store = queue.store()
+    [delivery] = (await store.claim("w", 1, **HOW)).deliveries
+    await store.settle("w", [outcome(delivery, "finished")])
+    await watcher.sees(TaskState.QUEUED)
+    [delivery] = (await store.claim("w", 1, **HOW)).deliveries
+    await watcher.sees(TaskState.STARTED)
+    await store.settle("w", [outcome(delivery, "released")])
+    await store.leave("w", [])
+    await store.close()
+    await Worker(queue).run_until_idle()
+    assert (await watcher.ends())[-1] is TaskState.FINISHED
+
+
 async def test_a_watcher_sees_that_a_scheduled_task_has_come_due(queue: TaskQueue):
     watcher = Watcher(await queue.enqueue(echo(), user_id="anna", delay=0.05))
     await watcher.sees(TaskState.SCHEDULED)
