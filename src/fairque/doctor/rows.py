@@ -209,6 +209,7 @@ ROWS = (
     Row("workers", "zset", "no"),
     Row("worker:<w>", "hash", "yes", ttl_days=1),
     Row("claimed:<w>", "string", "yes", ttl_days=1),
+    Row("resting:<w>", "string", "yes", ttl_days=1),
     Row("waiting", "set", "no"),
     Row("waiting:<a>", "set", "no"),
     Row("assignments", "zset", "no"),

@@ -186,6 +186,8 @@ class Claim(Arguments, frozen=True):
     latest: in a queue with partitions, its virtual time as far as is known, from which one goes on that stood empty.
     floor: from which one goes on that was away. up_to: nobody is served who stands at a later one; None: everybody.
     revision: of what governs all users, as far as is known.
+    rests: where it comes to nothing, it is left for whoever puts in to answer it, by a message. rested: this number was
+    answered with nothing and left so.
     """
 
     worker: str
@@ -208,6 +210,8 @@ class Claim(Arguments, frozen=True):
     floor: float = 0.0
     up_to: float | None = None
     revision: int = 0
+    rests: bool = False
+    rested: bool = False
 
 
 class SettledDelivery(Item, frozen=True):

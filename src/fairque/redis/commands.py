@@ -15,7 +15,7 @@ _COMMENT = re.compile(r"(?:^| )--.*", re.MULTILINE)
 _FIRST_WORD = re.compile(r"\b(?:call|pcall|try)\('([A-Z_]+)'")
 """Where it is certain that a quoted word is the name of a command."""
 _WORDS = re.compile(r"'([A-Z_]+)'(?=(?:, '([A-Z]+)')?)")
-_CONTAINERS = ("XGROUP", "XINFO")
+_CONTAINERS = ("PUBSUB", "XGROUP", "XINFO")
 """Commands of which only parts are permitted."""
 _CHANGE = (
     "del getdel hdel hincrby hset hsetnx lpop lpush ltrim mset persist pexpire pexpireat rename rpop rpush sadd set"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import hiredis
+
 from fairque.errors import (
     BatchClosed,
     DependencyError,
@@ -20,7 +22,17 @@ from fairque.policy import Policy, merged, policy_in
 from fairque.redis.delivery import Claim, Delivery, Heads, Placed, Put, arrival_ms
 from fairque.redis.keys import decode_user
 
-__all__ = ["SeenUsers", "claim_in", "fields_in", "heads_in", "put_in", "refusal", "users_in", "worker_info"]
+__all__ = [
+    "SeenUsers",
+    "answer_in",
+    "claim_in",
+    "fields_in",
+    "heads_in",
+    "put_in",
+    "refusal",
+    "users_in",
+    "worker_info",
+]
 
 
 def refusal(answers: list[Any]) -> FairqueError:
@@ -73,6 +85,14 @@ def claim_in(reply: list[Any], priority_step_ms: int) -> Claim:
     heads = heads_in(reply[-1]) if isinstance(reply[-1], list) else None
     sleep = sleep_ms / 1000 if sleep_ms >= 0 else None
     return Claim(_deliveries_in(reply, priority_step_ms), sleep, heads, sleep_ms == OUTDATED)
+
+
+def answer_in(message: bytes) -> tuple[int, list[Any]]:
+    """Of a claim that rested: its number, and the reply. See lib/resting.lua."""
+    number, _, reply = message.partition(b" ")
+    reader = hiredis.Reader()
+    reader.feed(reply)
+    return int(number[1:]), reader.gets()
 
 
 def heads_in(reply: list[Any]) -> Heads:

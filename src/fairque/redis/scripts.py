@@ -8,7 +8,7 @@ A line of a script may be a directive:
 ``--@arguments`` takes the arguments of the script apart, see `Arguments`: a local for each.
 
 ``--@fields TYPE VARIABLE`` does the same with a list of such values in the arguments; ``--@fields TYPE VARIABLE: A B``
-with some of the fields only.
+with some of the fields only. ``--@put`` is the other way: locals of these names become the fields of a list.
 
 ``--@inside`` makes one function of all that follows: a function has room for 200 locals of its own. ``--@do`` and
 ``--@end`` are a block, whose locals others need not know.
@@ -176,9 +176,14 @@ class _Joiner:
                 made.append(line)
             else:
                 indent, directive, words = found.groups()
-                inner = _fields(self._types, words) if directive == "fields" else self._included(words)
+                inner = self._within(directive, words)
                 made += [each and indent + each for each in inner]
         return made
+
+    def _within(self, directive: str, words: str) -> Iterable[str]:
+        if directive == "put":
+            return _put(self._types, words)
+        return _fields(self._types, words) if directive == "fields" else self._included(words)
 
     def _begin_function(self) -> Iterator[str]:
         self._functions += 1
@@ -272,11 +277,22 @@ def _types_within(types: Any, name: str) -> list[str]:
 
 
 def _fields(types: Any, words: str) -> Iterator[str]:
+    fields, variable, wanted = _named(types, words)
+    yield from _locals(fields, variable, wanted or list(fields))
+
+
+def _put(types: Any, words: str) -> Iterator[str]:
+    fields, variable, names = _named(types, words)
+    places = {field: at for at, field in enumerate(fields, 1)}
+    yield f"{', '.join(f'{variable}[{places[name]}]' for name in names)} = {', '.join(names)}"
+
+
+def _named(types: Any, words: str) -> tuple[dict[str, str], str, list[str]]:
     name, variable, *wanted = words.replace(":", "").split()
     fields = _annotations(types, name)
     if unknown := set(wanted) - set(fields):
         raise ValueError(f"{name} has no {', '.join(sorted(unknown))}")
-    yield from _locals(fields, variable, wanted or list(fields))
+    return fields, variable, wanted
 
 
 def _locals(fields: dict[str, str], variable: str, wanted: list[str] | None = None) -> Iterator[str]:

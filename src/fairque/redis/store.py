@@ -22,7 +22,17 @@ from fairque.redis.frozen import FROZEN, frozen_in
 from fairque.redis.keys import Keys, encode_user, glob
 from fairque.redis.missing import noting_missing
 from fairque.redis.places import ELSEWHERE, UserElsewhere, moved_in
-from fairque.redis.replies import SeenUsers, claim_in, fields_in, heads_in, put_in, refusal, users_in, worker_info
+from fairque.redis.replies import (
+    SeenUsers,
+    answer_in,
+    claim_in,
+    fields_in,
+    heads_in,
+    put_in,
+    refusal,
+    users_in,
+    worker_info,
+)
 from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.store_batches import BatchScripts, packed_callbacks
 from fairque.redis.store_chunks import ChunkScripts
@@ -76,8 +86,8 @@ class Renewed(NamedTuple):
 
 class ClaimOptions(TypedDict, total=False):
     """Of a claim, see `arguments.Claim`: `groups` (default: everyone), `wait` and `steal` (True), `holds`, `suspects`,
-    `max_deliveries` (5), `number`, `repeats`, `latest`, `floor`, `up_to`, `revision`; `settings` are other ones than
-    those of the queue.
+    `max_deliveries` (5), `number`, `repeats`, `latest`, `floor`, `up_to`, `revision`, `rests`, `rested`; `settings`
+    are other ones than those of the queue.
     """
 
     groups: Sequence[UserGroup]
@@ -92,6 +102,8 @@ class ClaimOptions(TypedDict, total=False):
     floor: float
     up_to: float | None
     revision: int
+    rests: bool
+    rested: bool
     settings: QueueSettings
 
 
@@ -219,6 +231,8 @@ class Store(
             how.get("floor", 0.0),
             how.get("up_to"),
             how.get("revision", 0),
+            how.get("rests", False),
+            how.get("rested", False),
         )
 
     async def _claimed(self, reply: list[Any], claim: arguments.Claim, **how: Unpack[ClaimOptions]) -> Claim:
@@ -227,6 +241,11 @@ class Store(
             lists = [assignment.users for assignment in assignments_of(how.get("groups", ANY_USER))]
             reply = await self.call(msgspec.structs.replace(claim, lists=lists))
         return claim_in(reply, claim.priority_step_ms)
+
+    def answer_in(self, message: bytes) -> tuple[int, Claim]:
+        """The number of a claim that rested, and what it is answered with."""
+        number, reply = answer_in(message)
+        return number, claim_in(reply, self.settings.priority_step_ms)
 
     def _answers(self, answers: list[int | bytes], outcomes: int) -> list[Answer]:
         for text in answers[outcomes:]:

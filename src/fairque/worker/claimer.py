@@ -31,6 +31,9 @@ class Claimer:
     Claims are numbered. One that was not answered is repeated under its number, whatever is wanted by then, so that
     what it was given comes here after all. One that arrives after its repetition was answered is given nothing.
 
+    One that is answered with nothing rests in Redis: whoever puts in a task may answer it anew, by a message. That may
+    be lost, so the next call is of the same number, and is told the same.
+
     Args:
         options: Of the worker.
         runner: Runs what is claimed.
@@ -62,6 +65,9 @@ class Claimer:
         self._number = time.time_ns() // 1000  # beyond those of a process before it under the same id
         self.is_unsure = False
         """Whether a claim may have been answered without that coming here."""
+        self.rests = False
+        """Whether the last claim may be answered anew."""
+        self._is_asking = False
         self.errors = 0
         self._may_be_woken = False
 
@@ -70,7 +76,8 @@ class Claimer:
         """The worker stops. It claims nothing once more, to know what it was given and put that back; and to be told of
         no more work while its last tasks end, as nobody else would hear of that.
         """
-        return self._signals.stopping and (self.is_unsure or (self._may_be_woken and self._settler.holds > 0))
+        may_be_woken = self._may_be_woken and self._settler.holds > 0
+        return self._signals.stopping and (self.is_unsure or self.rests or may_be_woken)
 
     @property
     def is_held_up(self) -> bool:
@@ -110,6 +117,7 @@ class Claimer:
     def begin(self, report: list[Outcome]) -> ClaimOptions:
         """A claim is made, together with the report."""
         self._signals.clear()  # what is told from now on, it may not have seen
+        self._is_asking = True
         if self._pace.is_failing:
             self._steal_pause.silent()  # only now: it is to last from the end of the outage on
         return {
@@ -120,12 +128,15 @@ class Claimer:
             "max_deliveries": self._options.max_deliveries,
             "number": self._number,
             "repeats": self.is_unsure,
+            "rests": True,
+            "rested": self.rests,
         }
 
     def failed(self, error: FairqueError) -> None:
         logger.warning("cannot claim, trying again: %s", error)
         self.errors += 1
         self.is_unsure = not self.has_last_call  # once is enough
+        self.rests = self._is_asking = False
         self._may_be_woken = self._may_be_woken and not self._signals.stopping
         self.look()
         self._pace.failed()
@@ -137,15 +148,29 @@ class Claimer:
         self._signals.serving.set()
         is_short = self._may_be_woken = len(claim.deliveries) < want
         self._runner.take(claim.deliveries, at_once=is_short)
-        self._settler.answered = self._number  # only now that they are held: another thread looks
-        self._number += 1
-        self.is_unsure = False
+        self.rests = is_short and not claim.deliveries and not self.is_unsure
+        self.is_unsure = self._is_asking = False
+        if not self.rests:
+            self._end_number()
         if not is_short:
             self._look_at = 0.0
             return
         if self._is_done(claim):
             self._signals.stop()
         self._look_at = time.monotonic() + self._nap(claim)
+
+    def answered(self, number: int, claim: Claim) -> None:
+        """The claim that rests was answered anew. While another call is under way, that is told the same."""
+        if self.rests and not self._is_asking and number == self._number:
+            self._steal_pause.heard()
+            self.rests = self._may_be_woken = False
+            self._runner.take(claim.deliveries, at_once=True)
+            self._end_number()
+            self.look()
+
+    def _end_number(self) -> None:
+        self._settler.answered = self._number  # only now that they are held: another thread looks
+        self._number += 1
 
     def _is_done(self, claim: Claim) -> bool:
         """Nothing came, nothing is due, nothing runs, and no message came since: reports may have made more work."""

@@ -19,6 +19,7 @@ from fairque.worker.steal_pause import StealPause
 __all__ = ["Inbox"]
 
 logger = logging.getLogger("fairque.worker")
+_ANSWER = b"@"  # begins no name of a user
 
 
 class Inbox:
@@ -32,6 +33,7 @@ class Inbox:
         steal_pause: Told that messages may have been missed.
         signals: Of the worker.
         on_work: Told that there may be work, before the signals are.
+        on_answer: Given what answers a claim that rests, see `Claimer`.
 
     Attributes:
         has_tried: Set when it listens, or could not at the first try.
@@ -46,10 +48,12 @@ class Inbox:
         steal_pause: StealPause,
         signals: Signals,
         on_work: Callable[[], None] = lambda: None,
+        on_answer: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         self._listener = listener
         self._channel = backend.keys.wake_channel(worker_id)
         self._on_work = on_work
+        self._on_answer = on_answer
         self._runner = runner
         self._steal_pause = steal_pause
         self._signals = signals
@@ -78,7 +82,12 @@ class Inbox:
                 await anyio.sleep(backoff.next())
 
     def _on_message(self, message: bytes | None) -> None:
-        """Empty: there is work. None: messages may have been missed. Else user and id of a task to cancel."""
+        """Empty: there is work. None: messages may have been missed. Else it answers a claim that rests, or names user
+        and id of a task to cancel.
+        """
+        if message and message.startswith(_ANSWER):
+            self._on_answer(message)
+            return
         if message:
             user, _, task_id = message.partition(b" ")
             self._runner.cancel_task(user, task_id)

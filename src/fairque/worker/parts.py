@@ -94,6 +94,7 @@ class Parts:
         self._lending: Lending | None = None
         self._ruling: Ruling | None = None
         on_work: list[Callable[[], None]] = [lambda: None]
+        on_answer: list[Callable[[bytes], None]] = []  # where claims rest
         if isinstance(self.settler, Settlers):
             self._lending = Lending(self._stores)
             self._ruling = Ruling(self._stores, limits)
@@ -107,9 +108,10 @@ class Parts:
             self.renewal.fleet = lambda: spread.workers
         else:
             claimer = Claimer(options, self.runner, self.settler, pauses[0], limits, signals)
-            self.turns = Turns(store, options, self.settler, claimer, signals)
+            self.turns = turns = Turns(store, options, self.settler, claimer, signals)
+            on_answer = [turns.answered]
         self._inboxes = [
-            Inbox(queue.listener, backend, options.worker_id, self.runner, pause, signals, called)
+            Inbox(queue.listener, backend, options.worker_id, self.runner, pause, signals, called, *on_answer)
             for backend, pause, called in zip(backends, pauses, on_work, strict=True)
         ]
         self._signals = signals

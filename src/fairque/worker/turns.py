@@ -58,7 +58,8 @@ class Turns:
     @property
     def is_quiet(self) -> bool:
         """Nothing is to be reported, and no delivery can be on its way here."""
-        return not (self._is_calling or self._is_reporting() or self._settler.unreported or self._claimer.is_unsure)
+        may_be_given = self._is_calling or self._claimer.is_unsure or self._claimer.rests
+        return not (may_be_given or self._is_reporting() or self._settler.unreported)
 
     @property
     def errors(self) -> tuple[int, ...]:
@@ -83,6 +84,11 @@ class Turns:
                 await self._take_turn()
                 self._is_calling = False
                 self._signals.turned()
+
+    def answered(self, message: bytes) -> None:
+        """A claim that rested, by whoever put in a task."""
+        self._claimer.answered(*self._store.answer_in(message))
+        self._signals.wake()
 
     def stop(self) -> None:
         self._scope.cancel()

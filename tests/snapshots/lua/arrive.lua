@@ -106,6 +106,7 @@ local has_weights
 local hunt_known
 local is_weighing
 local keeper_known
+local leaves_limits_alone
 local next_arrival
 local of_queue
 local revision_known

@@ -111,6 +111,7 @@ local has_weights
 local hunt_known
 local is_weighing
 local keeper_known
+local leaves_limits_alone
 local next_arrival
 local of_queue
 local revision_known
@@ -753,6 +754,8 @@ end
 -- Tell at most `tasks` idle workers that `user` has work, or all that serve everyone, and not the one that calls. A worker
 -- whose message nobody received is gone: the next is told.
 
+local give_later -- a function in scripts that answer claims which rest: lib/resting.lua
+
 local function reaches(worker) return call('SPUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
 
 local function tell_all_workers()
@@ -763,7 +766,7 @@ local function wake_from(set, tasks, except)
   while tasks > 0 do
     local worker = call('SPOP', set)
     if not worker then break end
-    if worker ~= except and reaches(worker) then tasks = tasks - 1 end
+    if worker ~= except and (give_later and give_later(worker) or reaches(worker)) then tasks = tasks - 1 end
   end
   return tasks
 end
@@ -4101,7 +4104,7 @@ local function limiting()
   return limited
 end
 calls[#calls + 1] = function()
-  limited = has_limits and new_limits() or nil
+  limited = has_limits and not leaves_limits_alone and new_limits() or nil
   if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
   return NEXT
 end
@@ -5052,9 +5055,9 @@ end
 
 -- A call that the worker gave up, and that arrives after its repetition was answered: nobody would know what it was handed.
 function came_too_late(claim)
-  local worker, number, repeats = claim[1], claim[14], claim[15]
+  local worker, number, repeats, rested = claim[1], claim[14], claim[15], claim[22]
   local last = number > 0 and number_claimed(worker) or 0
-  return number < last or (number == last and number > 0 and not repeats)
+  return number < last or (number == last and number > 0 and not (repeats or rested))
 end
 
 function fields_of(flat)
@@ -6476,32 +6479,57 @@ function new_between(claim, is_for_all)
   return it
 end
 end
-local claim_tasks
-do
 
-local OUTDATED = -3 -- what governs all users was changed, and not here: see lib/revision.lua
-local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
+-- lib/assigned.lua
 
--- Whether the lists of all assignments are known. Those that came with the call are noted.
-local function know_groups(claim)
+-- Whether the lists of all assignments of a claim are known. Those that came with the call are noted.
+local function knows_assignments(claim)
   local worker, groups, lists = claim[1], claim[10], claim[16]
+  if not has_assigned and groups[1] == '*' then return true end
   for at, name in ipairs(groups) do
     if (name ~= '*' or has_assigned) and not assignments.note(name, lists[at], worker) then return false end
   end
   return true
 end
 
+-- lib/rest.lua
+-- A claim that found nothing is left here, should work come: who brings that answers it (lib/resting.lua). For a while only,
+-- so that of a worker that stands still it is worth nothing. It asks for one task, and looks at nothing else.
+-- resting:<w>  string  a `Claim`: the call whose number it has was answered with nothing
+local leave_at_rest
+local resting_key
+do
+
+local RESTED_MS = 10000 -- twice the time between two looks of an idle worker
+function resting_key(worker) return prefix .. 'resting:' .. worker end
+
+function leave_at_rest(claim)
+  local worker = claim[1]
+  local want, waits, steals, rested, lists, it = 1, false, false, false, {}, {}
+  for field, value in pairs(claim) do it[field] = value end
+  it[2], it[7], it[8], it[22], it[16] = want, waits, steals, rested, lists
+  call('SET', resting_key(worker), cmsgpack.pack(it), 'PX', RESTED_MS)
+end
+end
+local claim_tasks
+do
+
+local OUTDATED = -3 -- what governs all users was changed, and not here: see lib/revision.lua
+local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
+
 function claim_tasks(claim)
-  local worker, want, priority_step_ms, dead_letter_ttl_ms, waits, steals, groups, repeats, latest, revision =
-    claim[1], claim[2], claim[5], claim[6], claim[7], claim[8], claim[10], claim[15], claim[17], claim[20]
+  local worker, want, priority_step_ms, dead_letter_ttl_ms, waits, steals, repeats, latest, revision, number, rests,
+    rested =
+    claim[1], claim[2], claim[5], claim[6], claim[7], claim[8], claim[15], claim[17], claim[20], claim[14], claim[21],
+    claim[22]
   local LOOKS = 20
   local work = new_work(claim)
   if revision > revision_known then return { now, OUTDATED } end
   if came_too_late(claim) then return work.reply(-1) end
-  if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
+  if not knows_assignments(claim) then return { now, UNKNOWN } end
   call('ZADD', prefix .. 'workers', now, worker)
   local between = latest and new_between(claim, work.everyone)
-  if repeats and claim_again(claim, work) then return work.reply(0, between) end
+  if (repeats or rested) and claim_again(claim, work) then return work.reply(0, between) end
   local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work, between)
   local stolen, sleep = 0, 0
 
@@ -6535,6 +6563,9 @@ function claim_tasks(claim)
       if work.delivered == 0 then look_for_lost_ready() end
       sleep = waiting.next_event()
       waiting.wait()
+      if rests and number > 0 then
+        if work.delivered == 0 and not repeats then leave_at_rest(claim) else call('DEL', resting_key(worker)) end
+      end
     elseif work.delivered >= want then
       waiting.stay_awake()
     end
@@ -6551,7 +6582,7 @@ end
 -- ARGV[1] is the msgpack of Claim: worker: str, want: int, lease_ms: int, max_message_bytes: int, priority_step_ms:
 --   int, dead_letter_ttl_ms: int, waits: bool, steals: bool, fairness: str, groups: Sequence[str], holds: int,
 --   suspects: int, max_deliveries: int, number: int, repeats: bool, lists: Sequence[Sequence[str]], latest: float |
---   None, floor: float, up_to: float | None, revision: int
+--   None, floor: float, up_to: float | None, revision: int, rests: bool, rested: bool
 --   waits: note the worker as waiting when short. steals: look at what silent workers have. fairness: cost or time.
 --   groups: the assignments it serves, first to last; ``*`` is everyone. lists: the encoded users of each, where the
 --   script asked for them. holds: deliveries that it has, suspects: of them, those that were lost before and came less
@@ -6562,15 +6593,17 @@ end
 --   latest: in a queue with partitions, its virtual time as far as is known, from which one goes on that stood empty.
 --   floor: from which one goes on that was away. up_to: nobody is served who stands at a later one; None: everybody.
 --   revision: of what governs all users, as far as is known.
+--   rests: where it comes to nothing, it is left for whoever puts in to answer it, by a message. rested: this number was
+--   answered with nothing and left so.
 local args
-local worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness, groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to, revision
+local worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness, groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to, revision, rests, rested
 local is_done, reply
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   worker, want, lease_ms, max_message_bytes, priority_step_ms, dead_letter_ttl_ms, waits, steals, fairness,
-    groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to, revision =
+    groups, holds, suspects, max_deliveries, number, repeats, lists, latest, floor, up_to, revision, rests, rested =
     args[1], args[2], args[3], args[4], args[5], args[6], args[7], args[8], args[9], args[10], args[11], args[12],
-    args[13], args[14], args[15], args[16], args[17], args[18], args[19], args[20]
+    args[13], args[14], args[15], args[16], args[17], args[18], args[19], args[20], args[21], args[22]
   is_done, reply = pcall(claim_tasks, args)
   save_state()
   if not is_done then error(reply, 0) end

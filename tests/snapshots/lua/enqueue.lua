@@ -107,6 +107,7 @@ local has_weights
 local hunt_known
 local is_weighing
 local keeper_known
+local leaves_limits_alone
 local next_arrival
 local of_queue
 local revision_known
@@ -238,6 +239,8 @@ end
 -- Tell at most `tasks` idle workers that `user` has work, or all that serve everyone, and not the one that calls. A worker
 -- whose message nobody received is gone: the next is told.
 
+local give_later -- a function in scripts that answer claims which rest: lib/resting.lua
+
 local function reaches(worker) return call('SPUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
 
 local function tell_all_workers()
@@ -248,7 +251,7 @@ local function wake_from(set, tasks, except)
   while tasks > 0 do
     local worker = call('SPOP', set)
     if not worker then break end
-    if worker ~= except and reaches(worker) then tasks = tasks - 1 end
+    if worker ~= except and (give_later and give_later(worker) or reaches(worker)) then tasks = tasks - 1 end
   end
   return tasks
 end
@@ -2128,8 +2131,46 @@ calls[#calls + 1] = function()
   return NEXT
 end
 
--- lib/add.lua
--- What all scripts that add tasks need. Tasks are `AddedTask`, and what begins as one does.
+-- lib/resting.lua
+-- Answers claims that rest (lib/rest.lua), at the end of a script that puts in: whoever would be told that there is work is
+-- told what that claim hands out, and need not ask. It does nothing but serve: where more may have to be done first, who
+-- rests is told of work as ever.
+
+-- lib/rest.lua
+-- A claim that found nothing is left here, should work come: who brings that answers it (lib/resting.lua). For a while only,
+-- so that of a worker that stands still it is worth nothing. It asks for one task, and looks at nothing else.
+-- resting:<w>  string  a `Claim`: the call whose number it has was answered with nothing
+local leave_at_rest
+local resting_key
+do
+
+local RESTED_MS = 10000 -- twice the time between two looks of an idle worker
+function resting_key(worker) return prefix .. 'resting:' .. worker end
+
+function leave_at_rest(claim)
+  local worker = claim[1]
+  local want, waits, steals, rested, lists, it = 1, false, false, false, {}, {}
+  for field, value in pairs(claim) do it[field] = value end
+  it[2], it[7], it[8], it[22], it[16] = want, waits, steals, rested, lists
+  call('SET', resting_key(worker), cmsgpack.pack(it), 'PX', RESTED_MS)
+end
+end
+
+-- lib/assigned.lua
+
+-- Whether the lists of all assignments of a claim are known. Those that came with the call are noted.
+local function knows_assignments(claim)
+  local worker, groups, lists = claim[1], claim[10], claim[16]
+  if not has_assigned and groups[1] == '*' then return true end
+  for at, name in ipairs(groups) do
+    if (name ~= '*' or has_assigned) and not assignments.note(name, lists[at], worker) then return false end
+  end
+  return true
+end
+
+-- lib/claimed.lua
+-- What a worker was handed by its last call, should it ask again as the reply was cut: the number of that call, a space,
+-- and user and id of each; without the user, what runs with the one before it.
 
 -- lib/task.lua
 -- What goes when a task goes.
@@ -2472,128 +2513,348 @@ local function expire_chunks(user, id, ttl)
   if bytes then bytes.lay_chunks(user, id) end
 end
 
--- lib/letter.lua
-
--- lib/first_moment.lua
--- Users by their first moment, so that one user's many cost the others nothing.
--- all  zset  user → ms of its first moment, or of its last turn where more than that is over
--- own  zset  what one user has → ms
-
--- It had its turn: if it has more that is over, it comes after all those that wait since before now. Returns when that is,
--- or nil where nothing is left.
-local function end_turn(all, own, user)
-  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
-  if not first then
-    call('ZREM', all, user)
-    return nil
-  end
-  local at = math.max(now, math.floor(first))
-  call('ZADD', all, at, user)
-  return at
-end
-
--- Returns 1, or 0 where it was not there. One that had its turn stays behind the others.
-local function take_moment(all, own, user, member)
-  if call('ZREM', own, member) == 0 then return 0 end
-  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
-  if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
-  return 1
-end
-
--- lib/dead_kinds.lua
--- Dead letters by the kind of their error, 'error ValueError': the kind of the failure and the name of the class. Of a user, and of
--- the queue (`*`), so many kinds have lists of their own; letters of further ones are in none. A kind that has one keeps it
--- until its letters are gone, so that many kinds of one user push out none of another.
--- dead-kinds:<u>, dead-kinds:*     zset  kind → ms of its latest letter
--- dead-of:<u>:<k>                  zset  id → ms
--- dead-of:*:<k>                    zset  <u>:<id> → ms
--- These lists are beside the letters: where one is damaged, letters come and go without it, and `check` mends it.
-local kinds_key
-local letters_key
-local letters_name
-local list_by_kind
-local take_from
-local unlist_by_kind
+-- lib/work.lua
+-- What one claim has done so far, and those whom it serves.
+local FIRST_SERVED
+local new_work
 do
-local MOST_KINDS_OF_USER, MOST_KINDS_OF_ALL = 20, 500
-local LONGEST_KIND = 200
-local KINDS_FORGOTTEN = 100
-local softly
 
-function kinds_key(whose) return prefix .. 'dead-kinds:' .. whose end
-function letters_name(whose, kind) return 'dead-of:' .. whose .. ':' .. kind end
-function letters_key(whose, kind) return prefix .. letters_name(whose, kind) end
+FIRST_SERVED = 3 -- place of the first delivery in the reply; each has eight values
+local MOST_BYTES = 1048576 -- of bodies; the last one may be longer
 
--- Of an error, as models.Attempt has it; '' where it cannot be read. Cut between two characters.
-local function kind_in(error_record)
-  local is_read, _, _, _, failure, name = pcall(cmsgpack.unpack_limit, error_record, 4, 1)
-  if not is_read or type(failure) ~= 'string' or type(name) ~= 'string' then return '' end
-  local kind, last = failure .. ' ' .. name, LONGEST_KIND
-  if #kind <= last then return kind end
-  while last > 0 and string.byte(kind, last + 1) >= 128 and string.byte(kind, last + 1) < 192 do last = last - 1 end
-  return string.sub(kind, 1, last)
+-- groups: the assignments served, first to last; '*' is everyone. served: the reply. bytes: of the bodies in it.
+-- promoted: user → tasks that came back to its lanes. moved: steps that delivered nothing. alone: what it took is to run
+-- beside nothing else. follows: the places in the reply at which a delivery begins that runs with the one before.
+function new_work(claim)
+  local want, groups = claim[2], claim[10]
+  local served = { now, 0 }
+  local it = { groups = groups, everyone = false, served = served, delivered = 0, bytes = 0, promoted = {}, moved = 0,
+    is_swept = false, alone = false, is_weighing = false, follows = {} }
+  for _, name in ipairs(groups) do it.everyone = it.everyone or name == '*' end
+
+  function it.has_room_for_bytes() return it.bytes < MOST_BYTES end
+
+  function it.has_room() return it.delivered < want and it.bytes < MOST_BYTES end
+
+  -- One too many goes without its body, which a repeated call and a steal may have: the worker puts it back.
+  -- `follows`: it comes beside what is wanted, as it runs with the one before it.
+  function it.note(user, id, lane, stream_id, attempt, score, history, body, follows)
+    local n, bytes_before, delivered = #served, it.bytes, it.delivered
+    if follows then
+      it.follows[n + 1] = true
+    else
+      if delivered >= want or bytes_before >= MOST_BYTES then body = '' end
+      it.delivered = delivered + 1
+    end
+    it.bytes = bytes_before + #body
+    served[n + 1] = user
+    served[n + 2] = id
+    served[n + 3] = lane
+    served[n + 4] = stream_id
+    served[n + 5] = attempt
+    served[n + 6] = score
+    served[n + 7] = history
+    served[n + 8] = body
+  end
+
+  -- sleep: ms for which the worker may. between: of a queue with partitions, see lib/between.lua.
+  function it.reply(sleep, between)
+    served[2] = sleep
+    if between then served[#served + 1] = between.sight() end
+    return served
+  end
+
+  return it
+end
 end
 
--- Whether it has a list, or there is room for one.
-local function has_list(whose, kind, most, ttl)
-  local key = kinds_key(whose)
-  if type(softly('ZSCORE', key, kind)) == 'string' then return true end
-  if (tonumber(softly('ZCARD', key)) or most) < most then return true end
-  softly('ZREMRANGEBYSCORE', key, '-inf', now - ttl)
-  return (tonumber(softly('ZCARD', key)) or most) < most
+-- lib/history.lua
+-- What a delivery tells of what came before it.
+
+-- `known`: fields of its task. Zeros where it has none, as texts: a number is formatted each time anew. `follows`: it runs with the delivery before it.
+local function history_of(known, lost, alone, follows)
+  return string.format('%s %s %s %s %s %s %s %s %s %s', known.failures or '0', lost or '0', known.returned or '0',
+    known.since or '0', known.queued or '0', known.canceling and '1' or '0', known.deaths or '0', alone or '0',
+    known.snoozed or '0', follows and '1' or '0')
 end
 
-local function put_under(whose, kind, member, at, most, ttl)
-  if not has_list(whose, kind, most, ttl) then return false end
-  local kinds, letters = kinds_key(whose), letters_key(whose, kind)
-  softly('ZADD', kinds, 'GT', at, kind)
-  softly('PEXPIRE', kinds, ttl)
-  softly('ZADD', letters, at, member)
-  softly('PEXPIRE', letters, ttl)
-  local old = tonumber(softly('ZCOUNT', letters, '-inf', now - ttl)) or 0
-  if old > 0 then softly('ZREMRANGEBYRANK', letters, 0, math.min(old, KINDS_FORGOTTEN) - 1) end
+-- A body that cannot be handed out is told of as such.
+local function load_body(user, id, max_message_bytes)
+  local body = redis.pcall('GET', body_key(user, id))
+  if type(body) == 'table' then return '\0not a string' end
+  if body == '' then return '\0truncated: 0 bytes' end
+  if body and #body > max_message_bytes then
+    return '\0too large: ' .. #body .. ' bytes, the limit is ' .. string.format('%d', max_message_bytes)
+  end
+  return body
+end
+local came_too_late
+local claim_again
+local fields_of
+local keep_claimed
+local number_claimed
+do
+
+local CLAIMED_TTL = 60000
+local function claimed_key(worker) return prefix .. 'claimed:' .. worker end
+
+-- The number of the last call that handed it something, or that was repeated.
+function number_claimed(worker)
+  local kept = redis.pcall('GETRANGE', claimed_key(worker), 0, 16)
+  return type(kept) == 'string' and tonumber(string.match(kept, '^%d+')) or 0
+end
+
+-- A call that the worker gave up, and that arrives after its repetition was answered: nobody would know what it was handed.
+function came_too_late(claim)
+  local worker, number, repeats, rested = claim[1], claim[14], claim[15], claim[22]
+  local last = number > 0 and number_claimed(worker) or 0
+  return number < last or (number == last and number > 0 and not (repeats or rested))
+end
+
+function fields_of(flat)
+  local fields = {}
+  for at = 1, #flat, 2 do fields[flat[at]] = flat[at + 1] end
+  return fields
+end
+
+function keep_claimed(claim, work)
+  local worker, number, repeats = claim[1], claim[14], claim[15]
+  if number == 0 or (work.delivered == 0 and not repeats) then return end
+  local kept, served, n = {}, work.served, 0
+  for at = FIRST_SERVED, #served, 8 do
+    kept[n + 1] = work.follows[at] and '' or served[at]
+    kept[n + 2] = served[at + 1]
+    n = n + 2
+  end
+  call('SET', claimed_key(worker), string.format('%d ', number) .. cmsgpack.pack(kept), 'PX', CLAIMED_TTL)
+end
+
+-- The deliveries of the first try, as far as they are still this worker's: those beyond what it wants now go without
+-- their bodies, and it puts them back. False: there was no first try, or it came to nothing.
+function claim_again(claim, work)
+  local worker, max_message_bytes, number = claim[1], claim[4], claim[14]
+  if number_claimed(worker) ~= number then return false end
+  local kept = cmsgpack.unpack(string.match(call('GET', claimed_key(worker)), ' (.*)'))
+  local user, has_first, fits
+  for at = 1, #kept, 2 do
+    local id = kept[at + 1]
+    if kept[at] ~= '' then user, has_first = kept[at], false end
+    local known = fields_of(call('HGETALL', task_key(user, id)))
+    local body = known.worker == worker and known.stream_id ~= '' and load_body(user, id, max_message_bytes)
+    if body then
+      call('XCLAIM', stream_key(known.lane, user), 'workers', worker, 0, known.stream_id, 'JUSTID')
+      if not has_first then fits = work.has_room() end
+      work.note(user, id, known.lane, known.stream_id, attempt_in(known.attempt), known.score,
+        history_of(known, known.lost, known.alone, has_first), fits and body or '', has_first)
+      has_first = true
+    end
+  end
   return true
 end
-
--- A task became a dead letter. Returns what its record keeps: the kind, or '' where that has no list. `dead_apart` of it says
--- that it is not among those of the queue.
-function list_by_kind(user, id, error_record, at, ttl)
-  local kind = kind_in(error_record)
-  if kind == '' or not put_under(user, kind, id, at, MOST_KINDS_OF_USER, ttl) then return '' end
-  if not put_under('*', kind, user .. ':' .. id, at, MOST_KINDS_OF_ALL, ttl) then softly('HSET', task_key(user, id), 'dead_apart', 1) end
-  return kind
 end
 
-function take_from(whose, kind, member)
-  local letters = letters_key(whose, kind)
-  if softly('ZREM', letters, member) == 1 and softly('EXISTS', letters) == 0 then softly('ZREM', kinds_key(whose), kind) end
+-- lib/depend.lua
+-- Dependencies. `uses` of a task holds what it depends on, `feeds` of a task those that depend on it and have not ended: the
+-- two mirror each other. `needs` holds what a deferred task still waits for. While somebody is in `feeds` of a task, its
+-- result has no time to live, so that what a living task is given by others lives as long as it does. A dead letter may be
+-- requeued, and counts as living.
+-- A task in either has the field `linked`, so that the others pay nothing at their end. Of a result that is kept for others
+-- it is the time to live, in ms, that begins when the last of them has ended; else it is 1.
+
+-- lib/canceled.lua
+-- Outcomes that others wait for, passed on at the end of the script (lib/depend.lua).
+
+-- lib/metrics.lua
+-- Measures users; what a script measured is written by its save_state().
+local save
+local tally
+local tally_service
+do
+
+-- Of each user: finished, failed, canceled, retried, cost, busy microseconds, services, then buckets of waits and their counts.
+local TALLIED = { finished = 1, failed = 2, canceled = 3, retried = 4 }
+local TALLIED_WAITS = 8
+local tallies
+local HOUR = 3600000
+local HEADS = { [158] = 1, [220] = 3 } -- bytes before the values of a msgpack array: of 14, and of more than 15
+
+local function tallies_of(user)
+  local of_user = tallies[user]
+  if not of_user then
+    of_user = { 0, 0, 0, 0, 0, 0, 0, nil, nil } -- room for one wait
+    tallies[user] = of_user
+  end
+  return of_user
 end
 
--- It is none any more. Where its record is gone, all kinds of its user are looked at.
-function unlist_by_kind(user, id)
-  local kind = softly('HGET', task_key(user, id), 'dead_kind')
-  local kinds = type(kind) == 'string' and { kind } or softly('ZRANGE', kinds_key(user), 0, -1)
-  for _, each in ipairs(kinds) do
-    if each ~= '' then
-      take_from(user, each, id)
-      take_from('*', each, user .. ':' .. id)
-    end
+-- A task of the user ended, or is tried again.
+function tally(user, how)
+  local of_user, at = tallies_of(user), TALLIED[how]
+  of_user[at] = of_user[at] + 1
+end
+
+local function add_wait(pairs_of, first, bucket, more)
+  local at, found = first, pairs_of[first]
+  while found and found ~= bucket do
+    at = at + 2
+    found = pairs_of[at]
+  end
+  if found then pairs_of[at + 1] = pairs_of[at + 1] + more else pairs_of[at], pairs_of[at + 1] = bucket, more end
+end
+
+-- One service: how long it waited (nil: known already) and ran, in ms, and what it cost.
+function tally_service(user, wait, run, cost)
+  local of_user = tallies_of(user)
+  of_user[5], of_user[6], of_user[7] = of_user[5] + cost, of_user[6] + math.floor(run * 1000 + 0.5), of_user[7] + 1
+  if not wait then return end
+  local _, power = math.frexp(wait)
+  add_wait(of_user, TALLIED_WAITS, power < 0 and 0 or power < WAIT_BUCKETS and power or WAIT_BUCKETS - 1, 1)
+end
+
+local usage_ttl
+local function bill_ttl()
+  if not usage_ttl then
+    local said = redis.pcall('HGET', prefix .. 'settings', 'usage_ttl_ms')
+    usage_ttl = type(said) == 'string' and tonumber(said) or 3456000000
+  end
+  return usage_ttl
+end
+
+-- An hour that is over goes to the day's hash, from which bills are written. It lies here or there until nobody bills it.
+local function close_hour(user, at, services, cost, busy)
+  if services == 0 and cost == 0 and busy == 0 then return end
+  local hour = math.floor(at / HOUR)
+  local key = prefix .. 'usage:' .. user .. ':' .. string.format('%d', math.floor(hour / 24))
+  local field, before = string.format('%d', hour % 24), { 0, 0, 0 }
+  local kept = call('HGET', key, field) -- the clock of the server was set back over the end of an hour
+  if kept then before = cmsgpack.unpack(kept) end
+  call('HSET', key, field, cmsgpack.pack({ services + before[1], cost + before[2], busy + before[3] }))
+  call('PEXPIRE', key, bill_ttl())
+end
+
+-- What fades needs no more digits than fit half the room.
+local function short(x)
+  local high = x * 536870913
+  return high - (high - x)
+end
+
+-- What is kept comes value by value: a table that grows while it is read takes three times as long.
+function save(user, key, by, is_new, _, finished, failed, canceled, retried, cost, busy, lately_cost, lately_busy,
+    lately_services, written, since, of_hour_services, of_hour_cost, of_hour_busy, ...)
+  local in_hour = now % HOUR
+  if written < now - in_hour or written >= now - in_hour + HOUR then
+    close_hour(user, written, of_hour_services, of_hour_cost, of_hour_busy)
+    of_hour_services, of_hour_cost, of_hour_busy, is_new = 0, 0, 0, true
+  end
+  local passed = written < now and now - written or 0 -- the clock of the server may have been set back
+  local fade, more_cost, more_busy, services = math.exp(-passed / RECENT_MS), by[5], by[6], by[7]
+  local m = {
+    finished + by[1], failed + by[2], canceled + by[3], retried + by[4], cost + more_cost, busy + more_busy,
+    short(lately_cost * fade + more_cost), short(lately_busy * fade + more_busy / 1e6), short(lately_services * fade + services),
+    now, since + passed, of_hour_services + services, of_hour_cost + more_cost, of_hour_busy + more_busy, ...,
+  }
+  for at = TALLIED_WAITS, #by, 2 do add_wait(m, WAITS, by[at], by[at + 1]) end
+  if is_new then -- once an hour the key is given more time
+    call('SET', key, cmsgpack.pack(m), 'PX', bill_ttl())
+  else
+    call('SET', key, cmsgpack.pack(m), 'KEEPTTL')
+  end
+end
+
+local function add_to(user, key, by, blob)
+  if not blob then return save(user, key, by, true, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, now, 0, 0, 0, 0) end
+  local head = HEADS[string.byte(blob)] or error('no metrics')
+  return save(user, key, by, false, cmsgpack.unpack_limit(blob, WAITS + 2 * WAIT_BUCKETS, head))
+end
+
+local function sum_of(tallied)
+  local finished, failed, canceled, retried, cost, busy, services = 0, 0, 0, 0, 0, 0, 0
+  local sum = { 0, 0, 0, 0, 0, 0, 0 }
+  for _, by in pairs(tallied) do
+    finished, failed, canceled, retried = finished + by[1], failed + by[2], canceled + by[3], retried + by[4]
+    cost, busy, services = cost + by[5], busy + by[6], services + by[7]
+    for at = TALLIED_WAITS, #by, 2 do add_wait(sum, TALLIED_WAITS, by[at], by[at + 1]) end
+  end
+  sum[1], sum[2], sum[3], sum[4], sum[5], sum[6], sum[7] = finished, failed, canceled, retried, cost, busy, services
+  return sum
+end
+
+function save_tallies()
+  local first, whole = next(tallies)
+  if not first then return end
+  if next(tallies, first) then whole = sum_of(tallies) end
+  for how, at in pairs(TALLIED) do
+    if whole[at] > 0 then count(how, whole[at]) end
+  end
+  tallies['*'] = whole
+  local users, keys = {}, {}
+  for user in pairs(tallies) do
+    users[#users + 1], keys[#keys + 1] = user, prefix .. 'metrics:' .. user
+  end
+  local blobs = call('MGET', unpack(keys)) -- of a key of another type nothing
+  for at, user in ipairs(users) do
+    pcall(add_to, user, keys[at], tallies[user], blobs[at]) -- a key that is broken costs its own user its numbers
   end
 end
 calls[#calls + 1] = function()
-  softly = redis.pcall
+  tallies = {}
+  usage_ttl = nil
   return NEXT
 end
 end
 
--- A task is no dead letter any more. All is read before anything is written.
-local function unlist_dead(user, id)
-  local all, own = prefix .. 'lapsing', place_key('lapsing', user)
-  local is_linked = call('ZSCORE', own, id)
-  if call('ZREM', place_key('dead', user), id) == 1 then unlist_by_kind(user, id) end
-  call('ZREM', prefix .. 'dead', user .. ':' .. id)
-  if is_linked then take_moment(all, own, user, id) end
+-- lib/pointers.lua
+-- Under which key a task is alone.
+-- unique:<u>:<hash>  string  the task that has the key. Of one that lives, it lasts until that begins or ends; with a time to
+--                            live, as long as that
+-- `unique` of a task is '<kind> <hash> <ms>', kind and ms as `Rules` has them: it has its key as long as that is there.
+local pointers
+do
+
+pointers = {}
+local OVER_AT_THE_BEGIN = { started = true, debounce = true }
+
+local function key_of(user, hash) return prefix .. 'unique:' .. user .. ':' .. hash end
+
+-- The task that has the key; nil where none has it any more. Second: for how many ms it has it whatever it does.
+function pointers.holder(user, hash)
+  local key = key_of(user, hash)
+  local id = call('GET', key)
+  if not id then return nil end
+  local left = call('PTTL', key)
+  if left >= 0 then return id, left end
+  local held = call('HGET', task_key(user, id), 'unique')
+  return held and string.match(held, ' (%S+) ') == hash and id or nil
 end
+
+-- `ms`: nil for as long as the task has it.
+function pointers.point(user, hash, id, ms)
+  if ms then call('SET', key_of(user, hash), id, 'PX', ms) else call('SET', key_of(user, hash), id) end
+end
+
+-- Of a task that does not need its key any more. `lingers`: it has run to its end, after which some keep it for a time.
+function pointers.let_go(user, id, unique, lingers)
+  local kind, hash, ms = string.match(unique, '^(%S+) (%S+) (%d+)$')
+  if not kind then return end
+  local key = key_of(user, hash)
+  if redis.pcall('GET', key) ~= id then return end
+  if lingers and kind == 'after' then call('PEXPIRE', key, ms) else call('DEL', key) end
+end
+
+-- It begins.
+function pointers.begin(user, id, unique)
+  if not OVER_AT_THE_BEGIN[string.match(unique, '^%S+')] then return end
+  pointers.let_go(user, id, unique)
+  call('HDEL', task_key(user, id), 'unique')
+end
+end
+
+-- lib/ends.lua
+-- What comes of the end of a task, beside what is told to those that depend on it: its callbacks are put in, past all quotas, and
+-- its batch counts it, in the script that ends it. A task with either, or with children, has the fields `linked` and `ends`, so
+-- that the others pay nothing at their end.
+-- ends:<u>:<id>  string  {life, {{kind, priority, when, body, what is kept for its own end or ''} ...}, batch or ''}: what
+--                        fails may be requeued, which is another life
 
 -- lib/place.lua
 -- Where a task waits: in a lane, or among the scheduled ones of its user.
@@ -2646,6 +2907,2068 @@ function schedule(user, id, at)
   note_moment(at, user)
   count('scheduled', 1)
 end
+end
+local endings
+do
+
+local function new_endings()
+  local it = {}
+  local KIND_OF = { finished = 'on_success', failed = 'on_failure' }
+  local TOO_LARGE = 'not told: too large for a message'
+
+  -- Made by the first that needs them.
+  local known_batches
+  function it.batches()
+    if known_batches then return known_batches end
+
+    -- lib/batches.lua
+    -- Batches: any number of tasks of one user, counted as they end. When all have, and nobody adds to it any more, its callbacks are
+    -- put in by the script in which the last of them ended.
+    -- batch:<u>:<b>        hash  state: open, closed, canceled or abandoned. total, finished, failed, canceled: of its tasks.
+    --                            on_complete, on_success: as `ends` has them, until they are put in. nonce: of the call that opened
+    --                            it; created, complete: ms; ttl_ms: after which one to which nobody adds is abandoned; keep_ms and
+    --                            dead_ms: how long it is kept when all have ended, and when some have failed
+    -- batch-tasks:<u>:<b>  set   its tasks that have not ended
+    -- batches:<u>          zset  open ones of a user → ms when they are abandoned
+    -- batches              zset  users with some → ms of the first one, or of the last turn of a user that has more
+
+    local function new_batches(endings_of_tasks)
+      local batches = {}
+      local USERS, OF_A_USER = 20, 10 -- that one call abandons
+      local users_with_some = prefix .. 'batches'
+      local function batch_key(user, batch) return prefix .. 'batch:' .. user .. ':' .. batch end
+      local function tasks_key(user, batch) return prefix .. 'batch-tasks:' .. user .. ':' .. batch end
+      local function open_key(user) return users_with_some .. ':' .. user end
+      batches.tasks_key = tasks_key
+
+      local function number_in(field) return tonumber(field or 0) end
+
+      -- What its callbacks take leaves the count of bytes, or comes.
+      local function weigh(user, batch, sign)
+        if bytes then bytes.change_batch(user, batch, sign) end
+      end
+
+      local function forget_open(user, batch)
+        if call('ZREM', open_key(user), batch) == 1 and call('EXISTS', open_key(user)) == 0 then call('ZREM', users_with_some, user) end
+      end
+
+      function batches.state(user, batch) return call('HGET', batch_key(user, batch), 'state') or nil end
+
+      -- Reads what the end of one of its tasks writes.
+      function batches.prove(user, batch)
+        call('HLEN', batch_key(user, batch))
+        call('SCARD', tasks_key(user, batch))
+      end
+
+      -- Whether more tasks may be added: by anybody while it is open, and once it is closed by its own tasks that have not ended.
+      function batches.takes_more(user, batch, adder)
+        local state = batches.state(user, batch)
+        return state == 'open' or state == 'closed' and call('SISMEMBER', tasks_key(user, batch), adder) == 1
+      end
+
+      -- 'new', also by an earlier try of the same call, 'joined' where it is open already, or 'over'.
+      function batches.open(user, batch, nonce, ttl_ms, keep_ms, dead_ms, on_complete, on_success)
+        local key = batch_key(user, batch)
+        local known = call('HMGET', key, 'nonce', 'state')
+        if known[1] == nonce then return 'new' end
+        if known[2] then return known[2] == 'open' and 'joined' or 'over' end
+        call('ZADD', open_key(user), now + ttl_ms, batch)
+        call('ZADD', users_with_some, 'LT', now + ttl_ms, user)
+        call('HSET', key, 'state', 'open', 'nonce', nonce, 'created', now_text, 'ttl_ms', ttl_ms, 'keep_ms', keep_ms, 'dead_ms', dead_ms)
+        if on_complete then call('HSET', key, 'on_complete', on_complete) end
+        if on_success then call('HSET', key, 'on_success', on_success) end
+        weigh(user, batch, 1)
+        return 'new'
+      end
+
+      function batches.add(user, batch, id)
+        local key = batch_key(user, batch)
+        if call('SADD', tasks_key(user, batch), id) == 0 then return end
+        call('HINCRBY', key, 'total', 1)
+        local known = call('HMGET', key, 'state', 'ttl_ms')
+        if known[1] == 'open' then call('ZADD', open_key(user), 'XX', 'GT', now + number_in(known[2]), batch) end
+      end
+
+      -- What its callbacks are told: models.BatchProgress.
+      local function told_of(batch, known)
+        return 'B' .. cmsgpack.pack({ batch, known[1], number_in(known[2]), number_in(known[3]), number_in(known[4]), number_in(known[5]),
+          number_in(known[6]), number_in(known[7]) })
+      end
+
+      local function call_back(user, batch, kind, known, step_us)
+        local packed = call('HGET', batch_key(user, batch), kind)
+        if not packed then return 0 end
+        call('HDEL', batch_key(user, batch), kind)
+        return endings_of_tasks.put_all_in(user, batch, packed, told_of(batch, known), step_us)
+      end
+
+      -- Nobody adds to it any more, and all have ended. Returns how many tasks may be served now.
+      local function complete(user, batch, step_us)
+        local key = batch_key(user, batch)
+        call('HSETNX', key, 'complete', now_text)
+        local known = call('HMGET', key, 'state', 'total', 'finished', 'failed', 'canceled', 'created', 'complete', 'keep_ms', 'dead_ms')
+        weigh(user, batch, -1)
+        local queued = call_back(user, batch, 'on_complete', known, step_us)
+        local failed, canceled = number_in(known[4]), number_in(known[5])
+        if known[1] == 'closed' and failed + canceled == 0 then
+          queued = queued + call_back(user, batch, 'on_success', known, step_us)
+        end
+        call('PEXPIRE', key, failed > 0 and known[9] or known[8])
+        weigh(user, batch, 1)
+        publish(user, 'batch:' .. batch, 'complete')
+        return queued
+      end
+
+      -- Of one that is gone nothing comes.
+      function batches.complete_if_over(user, batch, step_us)
+        local state = batches.state(user, batch)
+        if not state or state == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return 0 end
+        return complete(user, batch, step_us)
+      end
+
+      -- How one of its tasks ended: finished, failed or canceled. Returns how many tasks may be served now.
+      function batches.note_end(user, batch, id, outcome, step_us)
+        if call('SREM', tasks_key(user, batch), id) == 0 or not batches.state(user, batch) then return 0 end
+        call('HINCRBY', batch_key(user, batch), outcome, 1)
+        return batches.complete_if_over(user, batch, step_us)
+      end
+
+      -- One that had not ended is no task of it any more.
+      function batches.drop(user, batch, id)
+        if call('SREM', tasks_key(user, batch), id) == 1 and batches.state(user, batch) then
+          call('HINCRBY', batch_key(user, batch), 'total', -1)
+        end
+      end
+
+      -- Of a user that is erased: nobody adds to it any more, and its tasks are gone.
+      function batches.erase_if_empty(user, batch)
+        if batches.state(user, batch) == 'open' or call('EXISTS', tasks_key(user, batch)) == 1 then return end
+        weigh(user, batch, -1)
+        call('UNLINK', batch_key(user, batch))
+      end
+
+      -- A dead letter of it is brought back.
+      function batches.note_requeue(user, batch, id)
+        local key = batch_key(user, batch)
+        if not batches.state(user, batch) or call('SADD', tasks_key(user, batch), id) == 0 then return end
+        call('HINCRBY', key, 'failed', -1)
+        weigh(user, batch, -1)
+        call('PERSIST', key)
+        weigh(user, batch, 1)
+      end
+
+      -- `state`: closed, canceled or abandoned. What is over stays as it is. Returns how many tasks may be served now.
+      function batches.end_adding(user, batch, state, step_us)
+        local key = batch_key(user, batch)
+        local before = batches.state(user, batch)
+        forget_open(user, batch)
+        if before ~= 'open' and (state ~= 'canceled' or call('EXISTS', tasks_key(user, batch)) == 0) then return 0 end
+        call('HSET', key, 'state', state)
+        return batches.complete_if_over(user, batch, step_us)
+      end
+
+      local function abandon_some_of(user, step_us)
+        local queued = 0
+        for _, batch in ipairs(call('ZRANGEBYSCORE', open_key(user), '-inf', now, 'LIMIT', 0, OF_A_USER)) do
+          queued = queued + batches.end_adding(user, batch, 'abandoned', step_us)
+        end
+        local first = call('ZRANGE', open_key(user), 0, 0, 'WITHSCORES')[2]
+        if first then
+          call('ZADD', users_with_some, math.max(now, first), user)
+        else
+          call('ZREM', users_with_some, user)
+        end
+        return queued
+      end
+
+      -- Those that were never closed, by turns of users. woken: user → tasks that may be served now.
+      function batches.abandon(step_us, woken)
+        for _, user in ipairs(call('ZRANGEBYSCORE', users_with_some, '-inf', now, 'LIMIT', 0, USERS)) do
+          local is_done, queued = pcall(abandon_some_of, user, step_us)
+          if is_done then
+            if queued > 0 then woken[user] = (woken[user] or 0) + queued end
+          else
+            damage().note(user, queued)
+            call('ZADD', users_with_some, damage().next_ms, user)
+          end
+        end
+      end
+
+      -- Of one that is gone.
+      function batches.forget(user, batch)
+        call('UNLINK', tasks_key(user, batch))
+        forget_open(user, batch)
+      end
+
+      -- Where an open one belongs, and no other.
+      function batches.list(user, batch, state)
+        if state ~= 'open' then return forget_open(user, batch) end
+        local ends_at = now + number_in(call('HGET', batch_key(user, batch), 'ttl_ms'))
+        call('ZADD', open_key(user), ends_at, batch)
+        call('ZADD', users_with_some, 'LT', ends_at, user)
+      end
+
+      -- Where what is counted says that all have ended, and nobody was told.
+      function batches.is_over_untold(user, batch)
+        local known = call('HMGET', batch_key(user, batch), 'state', 'complete', 'total', 'finished', 'failed', 'canceled')
+        if known[1] == 'open' or known[2] or call('EXISTS', tasks_key(user, batch)) == 1 then return false end
+        return number_in(known[3]) <= number_in(known[4]) + number_in(known[5]) + number_in(known[6])
+      end
+
+      -- Open ones of a user that is erased. Returns how many.
+      function batches.purge(user, most)
+        local some = call('ZRANGE', open_key(user), 0, most - 1)
+        for _, batch in ipairs(some) do
+          weigh(user, batch, -1)
+          call('UNLINK', batch_key(user, batch), tasks_key(user, batch))
+          forget_open(user, batch)
+        end
+        return #some
+      end
+
+      return batches
+    end
+    known_batches = new_batches(it)
+    return known_batches
+  end
+
+  -- The callbacks of a call, as they are kept.
+  function it.pack(callbacks, batch)
+    local kept = {}
+    for at, callback in ipairs(callbacks) do
+      local kind, priority, when, body, after = callback[1], callback[2], callback[3], ARGV[callback[4]] or '', callback[5]
+      kept[at] = { kind, priority, when, body, after[1] and it.pack(after) or '' }
+    end
+    return cmsgpack.pack({ 1, kept, batch or '' })
+  end
+
+  local function write(user, id, packed, ...)
+    call('SET', ends_key(user, id), packed, ...)
+    if bytes then bytes.change_ends(user, id, 1) end
+  end
+
+  -- By the fields whoever ends the task knows that there is something.
+  function it.mark(user, id)
+    call('HSETNX', task_key(user, id), 'linked', 1)
+    call('HSET', task_key(user, id), 'ends', 1)
+  end
+
+  function it.keep(user, id, packed)
+    it.mark(user, id)
+    write(user, id, packed)
+  end
+
+  function it.prove_places(user)
+    choice.know(user)
+    for _, where in ipairs({ 'critical', 'normal', 'scheduled' }) do call('ZCARD', place_key(where, user)) end
+  end
+
+  -- Reads each key that callbacks of the task would be written to: one of another type shows before it ends.
+  function it.prove(user, id)
+    call('UNLINK', children_key('', '')) -- nobody's, so it changes nothing: is it permitted?
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return end
+    local batch = cmsgpack.unpack(packed)[3]
+    if batch ~= '' then it.batches().prove(user, batch) end
+    it.prove_places(user)
+  end
+
+  -- Of message.Record, without what may be large.
+  local function shortened(record)
+    local first = { cmsgpack.unpack_limit(record, 6, 11) }
+    local name, attempt, queued, started, run, worker = unpack(first, 2, 7)
+    local kind, type_name = nil, ''
+    if string.sub(record, 10, 10) ~= 'F' then
+      local all = cmsgpack.unpack(string.sub(record, 11))
+      kind, type_name = all[9], string.sub(tostring(all[10]), 1, 200)
+    end
+    return string.sub(record, 1, 10) .. '\156' .. cmsgpack.pack(name, attempt, queued, started, run, worker, nil, false, kind,
+      type_name, TOO_LARGE, '')
+  end
+
+  -- The message of a callback, an array of four, with two more: whose end it is, and the record of that.
+  local function told(body, id, record)
+    if string.byte(body, 19) ~= 148 then return body end
+    return string.sub(body, 1, 18) .. '\150' .. string.sub(body, 20) .. cmsgpack.pack(id) .. '\198'
+      .. struct.pack('>I4', #record) .. record
+  end
+
+  local function message_of(user, id, body)
+    local record = call('GET', result_key(user, id)) or ''
+    local made, most = told(body, id, record), tonumber(call('HGET', prefix .. 'settings', 'max_message_bytes'))
+    return most and #made > most and told(body, id, shortened(record)) or made
+  end
+
+  -- One that is taken is no reason to do nothing.
+  local function free_id(user, id)
+    if call('EXISTS', body_key(user, id), result_key(user, id)) == 0 then return id end
+    return id .. '-' .. string.format('%d', next_arrival())
+  end
+
+  -- `of`: the task, or batch, whose end it is. Returns whether it may be served now.
+  local function put_in(user, id, of, callback, body, step_us)
+    local _, priority, when, _, after = unpack(callback)
+    local due = due_at(when)
+    call('SET', body_key(user, id), body)
+    call('HSET', task_key(user, id), 'parent', of)
+    if bytes then bytes.change(user, 'body:' .. id, #body) end
+    if after ~= '' then it.keep(user, id, after) end
+    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) > 0 then call('HSET', task_key(user, id), 'linked', 1) end
+    if due > now then
+      call('HSET', task_key(user, id), 'state', 'scheduled', 'priority', priority, 'enqueued', now)
+      schedule(user, id, due)
+      return false
+    end
+    choice.know(user)
+    return place(user, id, score_of(priority, step_us))
+  end
+
+  -- Takes what is kept for this end: what failed has it for another life as well, for `ttl` ms. Nil: nothing.
+  local function take(user, id, outcome, ttl)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return nil end
+    local life, callbacks, batch = unpack(cmsgpack.unpack(packed))
+    if bytes then bytes.change_ends(user, id, -1) end
+    if outcome == 'failed' then
+      write(user, id, cmsgpack.pack({ life + 1, callbacks, batch }), 'PX', ttl)
+    else
+      call('DEL', ends_key(user, id))
+    end
+    return life, callbacks, batch
+  end
+
+  -- A second one of its kind, and one of a second life, has a number.
+  local function names_of(id, life, callbacks)
+    local of_kind, names, seen = {}, {}, {}
+    for _, callback in ipairs(callbacks) do of_kind[callback[1]] = (of_kind[callback[1]] or 0) + 1 end
+    for at, callback in ipairs(callbacks) do
+      local kind = callback[1]
+      seen[kind] = (seen[kind] or 0) + 1
+      local number = (life - 1) * of_kind[kind] + seen[kind]
+      names[at] = id .. '.' .. kind .. (number > 1 and string.format('-%d', number) or '')
+    end
+    return names
+  end
+
+  -- `outcome`: finished, failed or canceled; of others nothing comes. Returns how many may be served now.
+  function it.call_back(user, id, outcome, step_us, ttl)
+    if outcome ~= 'finished' and outcome ~= 'failed' and outcome ~= 'canceled' then return 0 end
+    if outcome == 'failed' then call('PEXPIRE', children_key(user, id), ttl) else call('UNLINK', children_key(user, id)) end
+    local life, callbacks, batch = take(user, id, outcome, ttl)
+    if not life then return 0 end
+    local queued, names = 0, names_of(id, life, callbacks)
+    for at, callback in ipairs(callbacks) do
+      if callback[1] == 'on_end' or callback[1] == KIND_OF[outcome] then
+        local body = message_of(user, id, callback[4])
+        if put_in(user, free_id(user, names[at]), id, callback, body, step_us) then queued = queued + 1 end
+      end
+    end
+    return queued + (batch ~= '' and it.batches().note_end(user, batch, id, outcome, step_us) or 0)
+  end
+
+  -- Callbacks of a batch; `record` is what they are told of it. Returns how many may be served now.
+  function it.put_all_in(user, batch, packed, record, step_us)
+    local queued, life, callbacks = 0, unpack(cmsgpack.unpack(packed))
+    local names = names_of(batch, life, callbacks)
+    for at, callback in ipairs(callbacks) do
+      local body = told(callback[4], batch, record)
+      if put_in(user, free_id(user, names[at]), batch, callback, body, step_us) then queued = queued + 1 end
+    end
+    return queued
+  end
+
+  -- Of a task that is erased, or gives its place to another: nobody is called, and nothing is counted. Returns its batch.
+  function it.drop(user, id)
+    local packed = call('GET', ends_key(user, id))
+    if not packed then return end
+    local batch = cmsgpack.unpack(packed)[3]
+    if batch ~= '' then it.batches().drop(user, batch, id) end
+    if bytes then bytes.change_ends(user, id, -1) end
+    call('DEL', ends_key(user, id))
+    return batch ~= '' and batch or nil
+  end
+
+  -- A dead letter is brought back.
+  function it.note_requeue(user, id)
+    local packed = call('GET', ends_key(user, id))
+    local batch = packed and cmsgpack.unpack(packed)[3] or ''
+    if batch ~= '' then it.batches().note_requeue(user, batch, id) end
+  end
+
+  return it
+end
+
+local known_endings
+function endings()
+  known_endings = known_endings or new_endings()
+  return known_endings
+end
+calls[#calls + 1] = function()
+  known_endings = nil
+  return NEXT
+end
+end
+local announce
+local announcements
+local end_canceled
+local known_of
+do
+
+-- has_ends: whether something is kept for its end (lib/ends.lua). `dependents`: of one that finished, as lib/depend.lua has
+-- them.
+function announce(user, id, outcome, has_ends, dependents)
+  announcements[#announcements + 1] = { user, id, outcome, has_ends and true or false, dependents }
+end
+
+-- The fields of message.Record, after the first nine bytes of the body and the letter of the state. What did not run
+-- started and ended now.
+local function canceled_record(body, known, reason, origin)
+  local ran = known.state == 'started'
+  local started = ran and tonumber(known.started) or now
+  local attempt = ran and attempt_in(known.attempt) or tonumber(known.attempt or 0)
+  local queued = tonumber(known.queued or known.enqueued) or not ran and known.came and math.floor(known.came / 1000) or started
+  return string.sub(body, 1, 9) .. 'C' .. (origin and '\157' or '\156') .. cmsgpack.pack(name_in(body), attempt, queued,
+    started, now - started, ran and known.worker or '', nil, true, nil, 'TaskCanceled', reason, '') .. (origin and cmsgpack.pack(origin) or '')
+end
+
+function known_of(key)
+  local flat, known = call('HGETALL', key), {}
+  for at = 1, #flat, 2 do known[flat[at]] = flat[at + 1] end
+  return known
+end
+
+-- The end of a task that did not run to its end, and has left its place already: a record that says so, kept for `ttl` ms, and
+-- nothing else is left of it. `origin`: of one that a dependency ended, the task with which that began.
+function end_canceled(user, id, reason, ttl, origin)
+  local known = known_of(task_key(user, id))
+  if known.ends then endings().prove(user, id) end
+  local body = redis.pcall('GET', body_key(user, id))
+  if type(body) ~= 'string' then body = string.rep('\0', 9) end -- lost, or not a message at all
+  if bytes then bytes.lift(user, id) end
+  call('SET', result_key(user, id), canceled_record(body, known, reason, origin), 'PX', ttl)
+  call('DEL', needs_key(user, id), keys_of_task(user, id))
+  call('PEXPIRE', chunks_key(user, id), ttl)
+  if known.unique then pointers.let_go(user, id, known.unique) end
+  if known.expires then deadlines.forget(user, id) end
+  if known.linked then announce(user, id, 'canceled', known.ends) end
+  if bytes then bytes.lay(user, id) end
+  tally(user, 'canceled')
+  publish(user, id, 'canceled')
+end
+calls[#calls + 1] = function()
+  announcements = {}
+  return NEXT
+end
+end
+
+-- lib/limits.lua
+-- Limits: how many tasks of a key run at once, and how often they start. A task has the key of its name, and those that it
+-- was put in with. `limited` is nil in a queue that has none. A task that must wait is held apart under one of its keys, so
+-- that it blocks nothing behind it. Room goes by turns of users: who is let in has a place of each of its keys in hand, and
+-- comes back to its place in its lane.
+-- A key `<k>` is `<u>:<text>` or, of a template that was filled, `<u>=<template>:<text>`; without `<u>` all users share it.
+-- What is set lies in records `<r>`: `<u>:<text>`, or `<u>=<template>`.
+-- In a queue with partitions, keys that all users share are counted in several, see lib/loans.lua.
+-- limit:<r>           hash    by (hand or code), max, rate_us, burst: what holds; hand, code: what each of them says;
+--                             changed: of a partition, us at which `max` did;
+--                             uncounted, while what ran before it is being counted; paused, where nothing may start
+-- uncounted           set     records whose limits are uncounted; `recount` of `state` tells how far the count has come
+-- limit-rate:<k>      string  'tat interval', see lib/gcra.lua
+-- running:<k>         set     <u>:<id> of the deliveries that count
+-- let-in:<k>          zset    <u>:<id> of tasks that have a place in hand and have not started → ms until when
+-- offers:<u>          hash    the same of one user: id → keys; `in_hand` of `state` tells how many there are of all users
+-- held                zset    keys with held tasks → ms of the next look
+-- held-keys:<u>       zset    keys of templates, and of that user alone, in whose line it stands → ms of a look by its turn
+-- held-turns          zset    users → ms of the first of these, or of its last turn: where more keys are due than one call
+--                             looks at, they go by turns of users
+-- held-users:<k>      zset    users with held tasks of that key → when they were last let in, in us, or may be again
+-- held:<u>            zset    held tasks of a user → their score
+-- held:<u>:<k>        zset    the same, of one key; one that keeps a place of another key is the first
+-- kept:<k>            set     those of let-in:<k> that are held, and keep their place while they wait for another key
+-- keeper:<u>          string  the task of the user that does so, or did so in vain
+
+-- lib/first_moment.lua
+-- Users by their first moment, so that one user's many cost the others nothing.
+-- all  zset  user → ms of its first moment, or of its last turn where more than that is over
+-- own  zset  what one user has → ms
+
+-- It had its turn: if it has more that is over, it comes after all those that wait since before now. Returns when that is,
+-- or nil where nothing is left.
+local function end_turn(all, own, user)
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if not first then
+    call('ZREM', all, user)
+    return nil
+  end
+  local at = math.max(now, math.floor(first))
+  call('ZADD', all, at, user)
+  return at
+end
+
+-- Returns 1, or 0 where it was not there. One that had its turn stays behind the others.
+local function take_moment(all, own, user, member)
+  if call('ZREM', own, member) == 0 then return 0 end
+  local first = call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if first then call('ZADD', all, 'GT', math.floor(first), user) else call('ZREM', all, user) end
+  return 1
+end
+
+-- lib/loans.lua
+-- Limits over all users, in a queue with partitions. Each key has one partition for its home, by a hash of it: all places
+-- are there, and lent to where tasks wait. What is lent is told by two numbers that only grow: `granted`, which the home
+-- alone raises, and `returned`, which the borrower alone raises (a bounded counter: Balegas et al., SRDS 2015). So whoever
+-- carries them may come late, twice or never: a borrower never knows more of `granted`, nor the home of `returned`, than
+-- there is, and no place is ever in two partitions. An `epoch` names a loan from its first place to its last; it is the
+-- home's, and never used again. A rate is lent as a whole, to one partition at a time, for a second at most.
+-- Where others wait, a place that is free again is no longer one's own, beyond a share that may be kept: it goes to whose
+-- turn it is. One that was given by turn (`fresh`) is good for one start.
+-- What a partition that is gone has borrowed can be forfeited: its homes forget the loan, whose epoch is never taken again. It
+-- learns of that before it serves, as that has a revision, and what it has is outdated then, as by a limit that changed.
+-- loan:<k>      hash  of a borrower: epoch, granted, returned; of: the most by which it was granted, and changed: as
+--                     the limit was when it asked; keep: how many it may
+--                     keep while others wait, -1 where none do; fresh; since: ms when it began to ask; asked: 1, the home
+--                     knows that it waits; excess: what the home knows to run without a place; lease, lease_until
+--                     (us), starts: it has the rate, and how many may still start; seen, seen_until: its last lease
+-- loans:<k>     hash  of the home. <partition>: a row, see ROW; own, keep, fresh: its own places while others wait; waits,
+--                     rate_waits: how many partitions do; clock, pass: turns; holder, lease, lease_until, starts: of the
+--                     rate; poked, poked_at: who was told that its turn at the rate has come
+-- loans-closed  hash  home → the last epoch of a loan of it that is over
+-- exchanges     zset  keys of which there is something to be asked or told → ms when
+
+local function new_loans()
+  local it = {}
+  local exchanges_key = prefix .. 'exchanges'
+  it.exchanges_key = exchanges_key
+  local said = call('HMGET', prefix .. 'settings', 'partition', 'partitions')
+  local parts = tonumber(said[2] or 1)
+  it.own = tonumber(said[1] or nil)
+  it.is_divided = it.own ~= nil and parts > 1
+  it.LEASE_US = 1000000
+  it.LINGER_MS = 1000 -- for which an idle place is kept that nobody waits for
+  it.RETRY_MS, it.LONGEST_MS, it.EACH_MS = 250, 15000, 5 -- until who asked asks again
+  local ROW = { 'epoch', 'granted', 'returned', 'need', 'users', 'pass', 'excess', 'keep', 'rate_need', 'changed' }
+  local LOAN = { 'epoch', 'granted', 'returned', 'of', 'changed', 'keep', 'fresh', 'since', 'lease', 'lease_until', 'starts', 'seen',
+    'seen_until', 'asked', 'excess' }
+  local LEDGER = { 'own', 'keep', 'fresh', 'waits', 'rate_waits', 'clock', 'pass', 'holder', 'lease', 'lease_until', 'starts',
+    'poked', 'poked_at' }
+
+  function it.loan_key(k) return prefix .. 'loan:' .. k end
+  function it.ledger_key(k) return prefix .. 'loans:' .. k end
+  function it.home_of(k) return tonumber(string.sub(redis.sha1hex(k), 1, 8), 16) % parts end
+  function it.is_home(k) return it.home_of(k) == it.own end
+
+  function it.loan(k)
+    local fields, loan = call('HMGET', it.loan_key(k), unpack(LOAN)), {}
+    for at, name in ipairs(LOAN) do loan[name] = tonumber(fields[at] or nil) or (name == 'keep' and -1 or 0) end
+    return loan
+  end
+
+  function it.new_row() return { epoch = 0, granted = 0, returned = 0, need = 0, users = 0, pass = 0, excess = 0, keep = -1, rate_need = 0, changed = 0 } end
+
+  local function row_in(text)
+    local row, at = {}, 0
+    for number in string.gmatch(text, '%S+') do
+      at = at + 1
+      row[ROW[at]] = tonumber(number)
+    end
+    return row
+  end
+
+  function it.row_text(row)
+    local texts = {}
+    for at, name in ipairs(ROW) do texts[at] = string.format('%.17g', row[name]) end
+    return table.concat(texts, ' ')
+  end
+
+  -- Places that are not at home: `excess` is what runs elsewhere without one, as there was no limit when it began.
+  function it.lent_to(row) return row.granted - row.returned + row.excess end
+
+  function it.ledger(k)
+    local ledger, flat = { rows = {}, lent = 0 }, call('HGETALL', it.ledger_key(k))
+    for _, name in ipairs(LEDGER) do ledger[name] = 0 end
+    for at = 1, #flat, 2 do
+      local partition = tonumber(flat[at])
+      if partition then
+        local row = row_in(flat[at + 1])
+        ledger.rows[partition], ledger.lent = row, ledger.lent + it.lent_to(row)
+      else
+        ledger[flat[at]] = tonumber(flat[at + 1])
+      end
+    end
+    return ledger
+  end
+
+  -- The limit is another one since: what does not run goes back, as it may be too many now.
+  function it.is_outdated(l, loan) return l.most < loan.of or loan.changed ~= l.changed end
+
+  local function by_turn(l, of) return math.max(of.keep, l.running + l.let_in) + of.fresh end
+
+  -- Of the limit of a key: what of it this partition may use.
+  function it.apply(l)
+    l.most, l.loans = l.max, it
+    l.changed = l.changed + forfeited_at -- both only grow
+    if it.is_home(l.key) then
+      local ledger = it.ledger(l.key)
+      l.ledger = ledger
+      if l.max then
+        l.max = l.max - ledger.lent
+        if ledger.waits > 0 then l.max = math.min(l.max, ledger.own, by_turn(l, ledger)) end
+      end
+      if not l.rate_us then return end
+      if ledger.lease > 0 and ledger.lease_until > now_us then
+        l.starts = ledger.holder == it.own and ledger.starts or 0
+        return
+      end
+      -- Who had it has not said how much it used.
+      if ledger.lease > 0 and ledger.holder ~= it.own then
+        l.tat = math.max(l.tat, ledger.lease_until) + ledger.starts * l.rate_us
+      end
+      if ledger.rate_waits > 0 then l.starts = 0 end
+    else
+      local loan = it.loan(l.key)
+      l.loan = loan
+      if l.max then
+        l.max = loan.granted - loan.returned
+        if loan.keep >= 0 then l.max = math.min(l.max, by_turn(l, loan)) end
+        if it.is_outdated(l, loan) then l.max = math.min(l.max, l.running) end
+      end
+      if l.rate_us then l.starts = loan.lease_until > now_us and loan.starts or 0 end
+    end
+  end
+
+  -- There is something to ask or to tell.
+  function it.note(k, at)
+    call('ZADD', exchanges_key, 'LT', at, k)
+    note_moment(at, nil)
+  end
+
+  -- A task waits here.
+  function it.wants(l)
+    if l.ledger then
+      if l.ledger.lent > 0 or (l.ledger.lease > 0 and l.ledger.holder ~= it.own) then it.note(l.key, now) end
+    elseif l.loan.since == 0 then
+      l.loan.since = now
+      call('HSET', it.loan_key(l.key), 'since', now_text)
+      it.note(l.key, now)
+    end
+  end
+
+  -- Places have become free: those that others wait for go to them.
+  function it.freed(k, l)
+    if not (l and l.loans) then -- nothing limits it any more, or a pause alone
+      if call('EXISTS', it.loan_key(k), it.ledger_key(k)) > 0 then it.note(k, now) end
+    elseif l.ledger then
+      if l.ledger.waits > 0 then it.note(k, now) end
+    elseif l.loan.excess > 0 then
+      it.note(k, now)
+    elseif l.loan.granted > l.loan.returned then
+      local is_asked_for = l.loan.keep >= 0 and l.loan.granted - l.loan.returned > l.loan.keep
+      it.note(k, is_asked_for and now or now + it.LINGER_MS)
+    end
+  end
+
+  -- A task takes a place.
+  function it.take(l)
+    local of = l.ledger or l.loan
+    if of.fresh <= 0 then return end
+    of.fresh = of.fresh - 1
+    call('HINCRBY', l.ledger and it.ledger_key(l.key) or it.loan_key(l.key), 'fresh', -1)
+  end
+
+  -- One more has started by a rate that is lent.
+  function it.note_start(l)
+    if l.ledger and l.ledger.lease > 0 and not l.starts then -- over: what it may have used is in the time that is written
+      call('HDEL', it.ledger_key(l.key), 'holder', 'lease', 'lease_until', 'starts')
+    end
+    if not l.starts then return end
+    l.starts = l.starts - 1
+    call('HINCRBY', l.ledger and it.ledger_key(l.key) or it.loan_key(l.key), 'starts', -1)
+    if l.starts <= 0 then it.note(l.key, now) end
+  end
+
+  -- Until who waits asks again, as what it was told may have been lost: the more rarely the longer it waits, and the more keys
+  -- there are, so that the many of one user cost others little.
+  local many
+  function it.retry_ms(since, least)
+    many = many or call('ZCARD', exchanges_key)
+    return math.max(least, math.min(it.LONGEST_MS, now - since), many * it.EACH_MS)
+  end
+
+  function it.put_off(k, at)
+    call('ZADD', exchanges_key, at, k)
+    note_moment(at, nil)
+  end
+
+  function it.save(k, loan)
+    local flat = {}
+    for _, name in ipairs(LOAN) do flat[#flat + 1], flat[#flat + 2] = name, string.format('%.17g', loan[name]) end
+    call('HSET', it.loan_key(k), unpack(flat))
+  end
+
+  -- The last epoch of a loan of that home that is over.
+  local closed_key = prefix .. 'loans-closed'
+  function it.closed(home) return tonumber(call('HGET', closed_key, home) or 0) end
+
+  function it.close(home, epoch)
+    if epoch > it.closed(home) then call('HSET', closed_key, home, string.format('%.0f', epoch)) end
+  end
+
+  -- Nothing is to be asked. What it has of places is in use; of nothing nothing is kept, but its last lease, that it is not
+  -- taken twice.
+  function it.rest(k, loan)
+    if loan.epoch > 0 or loan.excess > 0 then return it.over(k) end
+    if loan.seen_until > now_us then return it.put_off(k, math.ceil(loan.seen_until / 1000) + 1) end
+    call('DEL', it.loan_key(k))
+    it.over(k)
+  end
+
+  function it.over(k) call('ZREM', exchanges_key, k) end
+
+  return it
+end
+
+local function new_limits()
+  local it, rules, known, freed = {}, {}, {}, {}
+  local held_key, turns_key = prefix .. 'held', prefix .. 'held-turns'
+  local LOOK_MS, UNLIMITED = 1000, 100 -- a look even if nothing was freed; how many are let in when a limit is gone
+  local KEYS_DUE, USERS = 200, 20 -- looked at in one call; of one key, beyond those that are let in
+  local KEYS_OF_A_USER = 5 -- looked at in its turn
+  local LANES = 50 -- counted in one call
+  local PAUSE_MS = 3600000 -- between two looks at a key that is paused
+  local KEPT_SHARE = 20 -- a place is kept for this part of the wait, and afterwards none for so many times as long
+  local function held_of(user, k) return place_key('held', user) .. ':' .. k end
+  local function users_of(k) return prefix .. 'held-users:' .. k end
+  local function running_of(k) return prefix .. 'running:' .. k end
+  local function rate_of(k) return prefix .. 'limit-rate:' .. k end
+  local function let_in_of(k) return prefix .. 'let-in:' .. k end
+  local function kept_of(k) return prefix .. 'kept:' .. k end
+  local function offers_of(user) return prefix .. 'offers:' .. user end
+  local function keys_of(user) return prefix .. 'held-keys:' .. user end
+
+  -- Keys as a text, each behind its length: '7::openai6:u:more'.
+  local function packed(keys)
+    local parts = {}
+    for at, k in ipairs(keys) do parts[at] = #k .. ':' .. k end
+    return table.concat(parts)
+  end
+
+  local function unpacked(stored)
+    local keys, at = {}, 1
+    while stored and at < #stored do
+      local colon = string.find(stored, ':', at, true)
+      local last = colon + tonumber(string.sub(stored, at, colon - 1))
+      keys[#keys + 1], at = string.sub(stored, colon + 1, last), last + 1
+    end
+    return keys
+  end
+
+  it.keys_in = unpacked
+
+  -- Of a key that all users share, in a queue with partitions; else nil.
+  local loans
+  local function loans_of(k)
+    local first = string.byte(k)
+    if first ~= 58 and first ~= 61 then return nil end -- ':' and '='
+    loans = loans or new_loans()
+    return loans.is_divided and loans or nil
+  end
+
+  -- What is allowed
+
+  local function rule(record)
+    local found = rules[record]
+    if found == nil then
+      local f = call('HMGET', prefix .. 'limit:' .. record, 'by', 'max', 'rate_us', 'burst', 'uncounted', 'paused', 'changed')
+      found = (f[1] or f[6]) and { max = tonumber(f[2]), rate_us = tonumber(f[3]), burst = tonumber(f[4]),
+        uncounted = f[5], paused = f[6], changed = tonumber(f[7] or 0) }
+      rules[record] = found
+    end
+    return found
+  end
+
+  local function rule_for(k)
+    local user, template, text = string.match(k, '^([^:=]*)=([^:]*):(.*)$')
+    if not user then return rule(k) end
+    return rule(user .. ':' .. text) or (user ~= '' and rule(user .. '=' .. template)) or rule('=' .. template)
+  end
+
+  -- Nil: nothing limits it.
+  local function limit(k)
+    local l = known[k]
+    if l == nil then
+      local of = rule_for(k)
+      l = of and (of.max or of.rate_us or of.paused) and {
+        key = k, max = of.max, rate_us = of.rate_us, burst = of.burst, uncounted = of.uncounted, paused = of.paused,
+        changed = of.changed,
+        running = call('SCARD', running_of(k)), let_in = call('ZCARD', let_in_of(k)),
+        has_line = call('EXISTS', users_of(k)) == 1,
+      }
+      if l and l.rate_us then
+        local tat, of_rate = string.match(call('GET', rate_of(k)) or '', '^(%S+) (%S+)$')
+        l.tat = rate_tat(tat, of_rate, l.rate_us)
+      end
+      if l and (l.max or l.rate_us) and loans_of(k) then loans.apply(l) end
+      known[k] = l
+    end
+    return l or nil
+  end
+
+  -- How many more may start, beside those that have a place in hand.
+  local function room(l)
+    if l.uncounted or l.paused then return 0 end
+    local most = l.max and l.max - l.running or math.huge
+    if l.rate_us then most = math.min(most, rate_allows(l.tat, l.rate_us, l.burst), l.starts or math.huge) end
+    return most - l.let_in
+  end
+
+  it.limit, it.room = limit, room
+
+  -- Places that are taken, also of a key that nothing limits any more.
+  function it.used(k) return it.running(k) + call('ZCARD', let_in_of(k)) end
+  function it.running(k) return call('SCARD', running_of(k)) end
+
+  -- It is read anew when it is asked for.
+  function it.forget(k) known[k] = nil end
+
+  function it.set_tat(l, tat)
+    l.tat = tat
+    call('SET', rate_of(l.key), string.format('%.17g %.17g', tat, l.rate_us), 'PX',
+      math.max(1, math.ceil((tat - now_us) / 1000)))
+  end
+
+  -- What is held under it may start at this ms (0 is now, -1: when somebody says so), of how many places, at which rate.
+  function it.outlook(k)
+    local l = limit(k)
+    if not l then return 0, '', '', '' end
+    local allowed = l.rate_us and math.max(0, rate_allows(l.tat, l.rate_us, l.burst) - l.let_in)
+    local left = l.max and math.max(0, l.max - l.running - l.let_in)
+    if left == 0 and l.loans and l.most > 0 then left = 1 end -- places come to where workers are
+    return l.paused and -1 or 0, left or '', l.rate_us or '', allowed or ''
+  end
+
+  local function limits_of(keys)
+    local limits = { keys = keys }
+    for _, k in ipairs(keys) do limits[#limits + 1] = limit(k) end
+    return limits
+  end
+
+  local function keys_in(user, body)
+    local name, heading = heading_in(body)
+    local own, keys = ':' .. name, {}
+    for at = 2, heading and #heading or 1 do
+      local text, template, is_own = heading[at][1], heading[at][2], heading[at][3]
+      keys[#keys + 1] = (is_own and user or '') .. (template and '=' .. template or '') .. ':' .. text
+    end
+    if keys[1] ~= own and keys[2] ~= own then keys[#keys + 1] = own end
+    return keys
+  end
+
+  -- Whether any task has a place in hand.
+  local function any_in_hand() return has_in_hand + (counts.in_hand or 0) > 0 end
+
+  -- Nil: nothing limits a task with this body, and it has no place in hand from before.
+  function it.of(user, body)
+    local limits = limits_of(keys_in(user, body))
+    return (limits[1] or any_in_hand()) and limits
+  end
+
+  -- The first limit that keeps a task from starting; `mine`: keys of which it has a place. One that has its turn at the
+  -- key `turn` needs room of the keys before, and of those behind a turn as well, where others wait: that order of keys
+  -- is why two tasks never send each other from line to line while there is room.
+  local function blocked(limits, turn, mine)
+    for _, l in ipairs(limits) do
+      if mine[l.key] then
+        if l.uncounted or l.paused or room(l) < 0 then return l end
+      elseif room(l) < 1 or (l.has_line and l.key > turn) then
+        return l
+      end
+    end
+  end
+
+  -- Places in hand
+
+  local function member_of(user, id) return user .. ':' .. id end
+
+  -- A list of keys, and a set.
+  local function in_hand(user, id)
+    local mine = unpacked(call('HGET', offers_of(user), id))
+    for _, k in ipairs(mine) do mine[k] = true end
+    return mine
+  end
+
+  -- Beside those that it has, which may be of limits that are gone.
+  local function hand_out(user, id, limits, until_ms, mine)
+    local member, keys = member_of(user, id), { unpack(mine) }
+    for _, l in ipairs(limits) do
+      l.let_in = l.let_in + call('ZADD', let_in_of(l.key), until_ms, member)
+      if not mine[l.key] then
+        keys[#keys + 1] = l.key
+        if l.loans then l.loans.take(l) end
+      end
+    end
+    if keys[1] then count('in_hand', call('HSET', offers_of(user), id, packed(keys))) end
+  end
+
+  local function free(k, places)
+    if not freed[k] then freed[#freed + 1] = k end
+    freed[k] = (freed[k] or 0) + places
+  end
+
+  local function take_away(user, id, mine, may_keep)
+    local member = member_of(user, id)
+    for _, k in ipairs(mine) do
+      if may_keep then call('SREM', kept_of(k), member) end
+      if call('ZREM', let_in_of(k), member) == 1 and known[k] then known[k].let_in = known[k].let_in - 1 end
+    end
+    count('in_hand', -call('HDEL', offers_of(user), id))
+  end
+
+  -- Others may have them.
+  local function give_back(user, id, mine)
+    if not mine[1] then return end
+    take_away(user, id, mine, true)
+    for _, k in ipairs(mine) do free(k, 1) end
+  end
+
+  -- What limits a task with this body, for those who ask why it waits. Per limit: key, most or '', us between two starts or
+  -- '', burst or '', tat, how many run, of these its user's or '', how many are let in, users that wait, held tasks of its
+  -- own before it, those of others, whether it has a place in hand, whether it is paused.
+  function it.look_at(user, id, body)
+    local MOST_COUNTED, MOST_USERS = 1000, 500
+    local function running_by_user(k)
+      if call('SCARD', running_of(k)) > MOST_COUNTED then return '' end
+      local own, start = 0, user .. ':'
+      for _, member in ipairs(call('SMEMBERS', running_of(k))) do
+        if string.sub(member, 1, #start) == start then own = own + 1 end
+      end
+      return own
+    end
+    local function turns_of_others(k, own)
+      local before, turns = call('ZRANK', users_of(k), user) or MOST_USERS, 0
+      for at, other in ipairs(call('ZRANGE', users_of(k), 0, MOST_USERS - 1)) do
+        local tasks = other ~= user and call('ZCARD', held_of(other, k)) or 0
+        turns = turns + math.min(tasks, own + (at <= before and 1 or 0))
+      end
+      return turns
+    end
+    local shown, mine = {}, any_in_hand() and in_hand(user, id) or {}
+    for at, l in ipairs(it.of(user, body) or {}) do
+      local own = call('ZRANK', held_of(user, l.key), id) or call('ZCARD', held_of(user, l.key))
+      shown[at] = { l.key, l.most or l.max or '', l.rate_us or '', l.burst or '', string.format('%.0f', l.tat or 0), l.running,
+        running_by_user(l.key), l.let_in, call('ZCARD', users_of(l.key)), own, turns_of_others(l.key, own),
+        mine[l.key] and 1 or 0, l.paused and 1 or 0 }
+    end
+    return shown
+  end
+
+  -- Lines
+
+  -- Where all places are taken by what runs, each end tells: such keys, however many, are looked at some at a time, and
+  -- at moments that they share.
+  local function next_look(l)
+    local at = now + LOOK_MS
+    if not l or l.let_in > 0 then return at end
+    if l.paused then return now + PAUSE_MS end -- who ends the pause has it looked at
+    if l.rate_us then
+      local opens = math.ceil(rate_opens_at(l.tat, l.rate_us, l.burst) / 1000)
+      if opens > now then return opens end
+    end
+    if l.uncounted or room(l) >= 1 then return at end
+    local turns = math.max(1, math.ceil(call('ZCARD', held_key) / KEYS_DUE))
+    return math.ceil((now + turns * LOOK_MS) / LOOK_MS) * LOOK_MS
+  end
+
+  -- Of names, and of texts that all users share, there are as many as limits. Of other keys one user may have any number.
+  local function may_be_many(k) return string.byte(k) ~= 58 end -- ':'
+  it.may_be_many = may_be_many
+  function it.may_be_of_one(k) return string.byte(k) ~= 58 and string.byte(k) ~= 61 end
+
+  -- What fails here costs no more than a turn.
+  function it.note_key(user, k)
+    redis.pcall('ZADD', keys_of(user), now_text, k)
+    redis.pcall('ZADD', turns_key, 'LT', now_text, user)
+  end
+
+  -- Where there is room, those before it cannot use it: they are looked at again. `first`: of its user.
+  local function stand_in_line(l, user, id, score, first)
+    call('ZADD', held_of(user, l.key), first and -1 or score, id)
+    local is_new = call('ZADD', users_of(l.key), 'NX', now_us, user) == 1
+    l.has_line = true
+    if is_new and may_be_many(l.key) then it.note_key(user, l.key) end
+    if room(l) >= 1 then free(l.key, 1) elseif l.loans then l.loans.wants(l) end
+    local at = next_look(l)
+    if call('ZADD', held_key, 'NX', at, l.key) == 1 then note_moment(at, user) end
+  end
+
+  local function leave_line(user, id, k)
+    call('ZREM', held_of(user, k), id)
+    if call('EXISTS', held_of(user, k)) == 1 then return end
+    if may_be_many(k) then pcall(take_moment, turns_key, keys_of(user), user, k) end
+    call('ZREM', users_of(k), user)
+    if call('EXISTS', users_of(k)) == 1 then return end
+    call('ZREM', held_key, k)
+    if known[k] then known[k].has_line = false end
+  end
+
+  -- What can be done with a task
+
+  function it.must_wait(limits, user, id)
+    limits.mine = any_in_hand() and in_hand(user, id) or {}
+    limits.full = blocked(limits, '', limits.mine)
+    return limits.full
+  end
+
+  function it.hold(limits, user, id, lane, score)
+    local key = task_key(user, id)
+    give_back(user, id, limits.mine)
+    call('HSET', key, 'state', 'queued', 'lane', lane, 'score', score, 'held', limits.full.key)
+    if limits.keys[2] then
+      call('HSET', key, 'keys', packed(limits.keys))
+      if not limits.mine[1] then call('HSET', key, 'held_since', now) end
+    end
+    call('ZADD', place_key('held', user), score, id)
+    stand_in_line(limits.full, user, id, score)
+  end
+
+  -- Returns whether it was let in.
+  function it.start(limits, user, id)
+    local member, keys = member_of(user, id), {}
+    local was_let_in = limits.mine[1] ~= nil
+    if was_let_in then
+      take_away(user, id, limits.mine, limits.keys[2])
+      if limits.keys[2] then
+        if call('GET', prefix .. 'keeper:' .. user) == id then call('DEL', prefix .. 'keeper:' .. user) end
+        call('HDEL', task_key(user, id), 'keys', 'held_since')
+      end
+    end
+    for at, l in ipairs(limits) do
+      keys[at] = l.key
+      if call('SADD', running_of(l.key), member) == 1 then l.running = l.running + 1 end
+      if l.loans and not limits.mine[l.key] then l.loans.take(l) end
+      if l.rate_us then
+        it.set_tat(l, rate_after_start(l.tat, l.rate_us))
+        if l.loans then l.loans.note_start(l) end
+        local next_at = next_look(l)
+        if l.has_line and call('ZADD', held_key, 'XX', 'CH', next_at, l.key) == 1 then note_moment(next_at, user) end
+      end
+    end
+    if keys[1] then call('HSET', task_key(user, id), 'limited', packed(keys)) end
+    return was_let_in
+  end
+
+  -- The delivery of a task is over; `counted`: the field of the task.
+  function it.stop(counted, user, id)
+    for _, k in ipairs(unpacked(counted)) do
+      if call('SREM', running_of(k), member_of(user, id)) == 1 then
+        if known[k] and known[k].loans then
+          known[k] = nil -- its room may be others'
+        elseif known[k] then
+          known[k].running = known[k].running - 1
+        end
+        free(k, 1)
+      end
+    end
+  end
+
+  -- It left Redis, or goes back to its lane.
+  function it.unhold(user, id, k)
+    call('ZREM', place_key('held', user), id)
+    leave_line(user, id, k)
+    call('HDEL', task_key(user, id), 'held')
+  end
+
+  -- A task that waits ends: held under a key, or in its lane.
+  function it.drop(user, id, k)
+    if k then it.unhold(user, id, k) end
+    if any_in_hand() then give_back(user, id, in_hand(user, id)) end
+  end
+
+  -- Places that are in hand, and not used
+
+  local function others_wait(keys, user)
+    for _, k in ipairs(keys) do
+      local first = call('ZRANGE', users_of(k), 0, 1)
+      if first[2] or (first[1] and first[1] ~= user) then return k end
+    end
+  end
+
+  -- Where others wait for them, a task gives its places back, and is held again. Returns whether it did.
+  local function withdraw(user, id, is_late)
+    local mine = in_hand(user, id)
+    local of_task = call('HMGET', task_key(user, id), 'lane', 'held', 'keys')
+    if of_task[2] and not is_late then return false end -- it keeps them
+    local lane = not of_task[2] and of_task[1]
+    local score = lane and call('ZSCORE', place_key(lane, user), id)
+    local k = others_wait(mine, user)
+    if score and not k then return false end
+    local limits = limits_of(of_task[3] and unpacked(of_task[3]) or mine)
+    limits.mine, limits.full = mine, k and limit(k)
+    if not score or not limits.full then
+      give_back(user, id, mine)
+    else
+      call('ZREM', place_key(lane, user), id)
+      it.hold(limits, user, id, lane, score)
+    end
+    return true
+  end
+
+  -- The user cannot, or does not, use its places: others may. Returns whether it had any.
+  local without = {}
+  function it.take_back(user)
+    if not any_in_hand() or without[user] then return false end
+    local ids = call('HKEYS', offers_of(user))
+    without[user] = #ids == 0
+    for _, id in ipairs(ids) do withdraw(user, id) end
+    return #ids > 0
+  end
+
+  -- Nobody has served them for a while, or they kept a place in vain.
+  local function take_back_late(k)
+    for _, member in ipairs(call('ZRANGEBYSCORE', let_in_of(k), '-inf', now, 'LIMIT', 0, USERS)) do
+      local user, id = string.match(member, '^([^:]*):(.*)$')
+      if call('HEXISTS', offers_of(user), id) == 0 then -- that key was lost
+        take_away(user, id, { k }, true)
+      elseif withdraw(user, id, true) then
+        retire(user)
+      else
+        call('ZADD', let_in_of(k), 'XX', now + LOOK_MS, member)
+      end
+    end
+  end
+
+  -- The user may have become able to use a place.
+  function it.came_back(user)
+    local id = call('ZRANGE', place_key('held', user), 0, 0)[1]
+    local k = id and call('HGET', task_key(user, id), 'held')
+    if k then free(k, UNLIMITED) end
+  end
+
+  -- Turns
+
+  local function can_run(user)
+    return is_served(user) and not (governed and governed.all_paused or gate_of(user))
+  end
+
+  -- Two keys that are always busy are never free at once: a task that has its turn at one of them, and must wait for the
+  -- other, keeps its place for a while. One of each user; and nobody keeps a place who waits for one that is kept, so that
+  -- they cannot wait for each other.
+  local function keep(l, full, user, id, mine, since)
+    local key = prefix .. 'keeper:' .. user
+    local keeper = call('GET', key)
+    if keeper and not (keeper == id and mine[1]) then return false end
+    if call('EXISTS', kept_of(full.key)) == 1 then return false end
+    local span = math.max(LOOK_MS, math.floor((now - tonumber(since or now)) / KEPT_SHARE))
+    call('SADD', kept_of(l.key), member_of(user, id))
+    for _, k in ipairs(mine) do call('ZADD', let_in_of(k), 'XX', now + span, member_of(user, id)) end
+    hand_out(user, id, { l }, now + span, mine)
+    call('SET', key, id, 'PX', span * (KEPT_SHARE + 1))
+    return true
+  end
+
+  -- The first held task of the user, whose turn it is at a key. Returns whether it was let in; else it waits for another.
+  local function take_turn(user, k, woken)
+    local id = call('ZRANGE', held_of(user, k), 0, 0)[1]
+    local key = task_key(user, id)
+    local of_task = call('HMGET', key, 'lane', 'score', 'keys', 'held_since')
+    local limits = limits_of(of_task[3] and unpacked(of_task[3]) or { k })
+    local mine = of_task[3] and in_hand(user, id) or {}
+    local full = blocked(limits, k, mine)
+    if full then
+      leave_line(user, id, k)
+      local is_kept = limit(k) and keep(limit(k), full, user, id, mine, of_task[4])
+      call('HSET', key, 'held', full.key)
+      stand_in_line(full, user, id, of_task[2], is_kept)
+      return false
+    end
+    call('ZADD', place_key(of_task[1], user), of_task[2], id) -- before it leaves the line: that key may be broken
+    if limits[1] then
+      call('HLEN', offers_of(user))
+      hand_out(user, id, limits, now + LOOK_MS, mine)
+      without[user] = nil
+    end
+    it.unhold(user, id, k)
+    if admit(user, cost_of_task(user, id)) then woken[user] = (woken[user] or 0) + 1 end
+    return true
+  end
+
+  -- Nil: it cannot run now.
+  local function give_turn(user, k, at, woken)
+    if not can_run(user) then return nil end
+    call('ZADD', users_of(k), at, user)
+    return take_turn(user, k, woken)
+  end
+
+  -- Those that cannot run now come after all others, for as long as a look lasts. Returns how many it let in, and whether
+  -- there are users that it did not look at.
+  local function let_in(k, l, most, woken)
+    local given, passed, last = 0, {}, now_us + most + USERS
+    for turn = 1, most + USERS do
+      local user = call('ZRANGE', users_of(k), 0, 0)[1]
+      if given == most or (l and room(l) < 1) or not user or passed[user] then return given, false end
+      local is_done, was_let_in = pcall(give_turn, user, k, now_us + turn, woken)
+      passed[user] = not is_done or was_let_in == nil
+      if not is_done then damage().leave_held(user, held_of(user, k), was_let_in) end
+      if passed[user] then call('ZADD', users_of(k), last + turn + LOOK_MS * 1000, user) end
+      if is_done and was_let_in then given = given + 1 end
+    end
+    return given, tonumber(call('ZRANGE', users_of(k), 0, 0, 'WITHSCORES')[2] or math.huge) <= last
+  end
+
+  -- Returns how many it let in.
+  local function look(k, most, woken)
+    local l = limit(k)
+    if l and l.let_in > 0 then take_back_late(k) end
+    local places = l and room(l) or UNLIMITED
+    local given, is_cut = 0, false
+    if places > 0 then given, is_cut = let_in(k, l, math.min(places, most), woken) end
+    local user = call('ZRANGE', users_of(k), 0, 0)[1]
+    if not user then return given end
+    is_cut = is_cut or not l or (given == most and given < places)
+    local at = is_cut and now or next_look(l)
+    call('ZADD', held_key, at, k)
+    note_moment(at, user)
+    return given
+  end
+
+  -- Those that may start now.
+  function it.let_in(k, woken)
+    if call('ZSCORE', held_key, k) then look(k, UNLIMITED, woken) end
+  end
+
+  -- How many of the tasks that are held under a key could start, and of how many users: of the first ones, and of others
+  -- as many in proportion.
+  function it.need(k)
+    local tasks, users, seen = 0, 0, call('ZRANGE', users_of(k), 0, USERS - 1)
+    for _, user in ipairs(seen) do
+      local is_read, can = try_alone(can_run, user)
+      if is_read and can then tasks, users = tasks + call('ZCARD', held_of(user, k)), users + 1 end
+    end
+    if #seen < USERS then return tasks, users end
+    local share = call('ZCARD', users_of(k)) / USERS
+    return math.ceil(tasks * share), math.ceil(users * share)
+  end
+
+  -- As many as became free, in the order of keys. Returns whether any was let in.
+  function it.pass_on(woken)
+    local keys, given = freed, 0
+    freed = {}
+    table.sort(keys)
+    for _, k in ipairs(keys) do
+      if call('ZSCORE', held_key, k) then given = given + look(k, math.min(keys[k], UNLIMITED), woken) end
+      if loans_of(k) then loans.freed(k, limit(k)) end
+    end
+    return given > 0
+  end
+
+  -- What changes with a limit: what ran before there was one, and what waits
+
+  local function count_delivery(user, id)
+    local key = task_key(user, id)
+    local limits = it.of(user, call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD))
+    local counted = limits and unpacked(call('HGET', key, 'limited'))
+    for _, l in ipairs(limits or {}) do
+      if l.uncounted and call('SADD', running_of(l.key), member_of(user, id)) == 1 then
+        l.running = l.running + 1
+        if l.loans then l.loans.note(l.key, now) end -- the home has to know
+        counted[#counted + 1] = l.key
+      end
+    end
+    if counted and counted[1] then call('HSET', key, 'limited', packed(counted)) end
+  end
+
+  -- Some lanes at each claim, as that is rare.
+  local is_counting = false
+  local function count_running()
+    local cursor = call('HGET', state_key, 'recount')
+    if not cursor then return end
+    local page = call('ZSCAN', leases_key, cursor, 'COUNT', LANES)
+    for at = 1, #page[2], 2 do
+      local lane, user = string.match(page[2][at], '^([^:]*):(.*)$')
+      for _, entry in ipairs(call('XRANGE', stream_key(lane, user), '-', '+')) do count_delivery(user, entry[2][2]) end
+    end
+    is_counting = page[1] ~= '0'
+    if is_counting then
+      call('HSET', state_key, 'recount', page[1])
+      return
+    end
+    for _, record in ipairs(call('SMEMBERS', prefix .. 'uncounted')) do
+      call('HDEL', prefix .. 'limit:' .. record, 'uncounted')
+    end
+    call('DEL', prefix .. 'uncounted')
+    call('HDEL', state_key, 'recount')
+    rules, known = {}, {}
+  end
+
+  -- A limit was changed by which many keys that were filled may be held: some at each claim. Until all were looked at, keys
+  -- come by turns of users, also those that were looked at a moment ago.
+  local horizon = now
+  local function look_at_all()
+    local cursor = call('HGET', state_key, 'relook')
+    if not cursor then return end
+    horizon = now + LOOK_MS
+    local page = call('ZSCAN', held_key, cursor, 'COUNT', KEYS_DUE)
+    for at = 1, #page[2], 2 do
+      if string.find(page[2][at], '^[^:]*=') then call('ZADD', held_key, 'XX', 'LT', now, page[2][at]) end
+      if loans_of(page[2][at]) then loans.note(page[2][at], now) end
+    end
+    if page[1] == '0' then call('HDEL', state_key, 'relook') else call('HSET', state_key, 'relook', page[1]) end
+    is_counting = is_counting or page[1] ~= '0'
+  end
+
+  -- Whether there is more to count, or to look at.
+  function it.is_counting() return is_counting end
+
+  -- Some keys of a user, of which `held` knows when they are due.
+  local function take_keys_of(user, choose)
+    local own = keys_of(user)
+    for _, k in ipairs(call('ZRANGEBYSCORE', own, '-inf', horizon, 'LIMIT', 0, KEYS_OF_A_USER)) do
+      local at = tonumber(call('ZSCORE', held_key, k) or nil)
+      if not at then
+        call('ZREM', own, k)
+      else
+        call('ZADD', own, math.min(math.max(at, horizon + 1), now + LOOK_MS + 1), k)
+        if at <= now or horizon > now then choose(k) end
+      end
+    end
+    end_turn(turns_key, own, user)
+  end
+
+  -- More are due than one call looks at: half of them by turns of users, the others as they came.
+  local function by_turns(as_they_came)
+    local chosen, seen = {}, {}
+    local function choose(k)
+      if not seen[k] then chosen[#chosen + 1], seen[k] = k, true end
+    end
+    for _, user in ipairs(call('ZRANGEBYSCORE', turns_key, '-inf', horizon, 'LIMIT', 0, USERS)) do
+      local is_done, failure = pcall(take_keys_of, user, choose)
+      if not is_done then
+        damage().note(user, failure)
+        call('ZREM', turns_key, user)
+      end
+    end
+    for _, k in ipairs(as_they_came) do
+      if #chosen < KEYS_DUE then choose(k) end
+    end
+    return chosen
+  end
+
+  -- The keys that are due share alike what one call lets in.
+  function it.tick(woken)
+    count_running()
+    look_at_all()
+    local keys = call('ZRANGEBYSCORE', held_key, '-inf', now, 'LIMIT', 0, KEYS_DUE)
+    if #keys == KEYS_DUE or horizon > now then keys = by_turns(keys) end
+    table.sort(keys)
+    local most = math.max(1, math.floor(UNLIMITED / #keys))
+    for _, k in ipairs(keys) do look(k, most, woken) end
+  end
+
+  return it
+end
+local limited
+
+-- At the end of a script that made room.
+local function pass_room_on()
+  if not limited then return end
+  local woken = {}
+  limited.pass_on(woken)
+  for user, tasks in pairs(woken) do wake(user, tasks) end
+end
+
+-- Also in a queue whose last limit was lifted, while a task still counts for it.
+local function limiting()
+  limited = limited or new_limits()
+  return limited
+end
+calls[#calls + 1] = function()
+  limited = has_limits and not leaves_limits_alone and new_limits() or nil
+  if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
+  return NEXT
+end
+
+-- Mostly it is one. Lua unpacks a few thousand at a time.
+local function add_all_to(set, members)
+  if not members[2] then
+    if members[1] then call('SADD', set, members[1]) end
+    return
+  end
+  for at = 1, #members, 1000 do call('SADD', set, unpack(members, at, math.min(at + 999, #members))) end
+end
+
+-- A function of lib/cancel.lua, below.
+local cancel_task
+
+local function new_links()
+  local it = {}
+
+  local STEP, TURN = 500, 50 -- tasks that one call passes outcomes on to, and of one user at a time while others wait
+  local LAPSES, LOOKS = 100, 20 -- dead letters that one call gives up, and users of whom it does
+  local lapsing_key = prefix .. 'lapsing'
+
+  -- `ttl`: in ms, nil for none.
+  local function set_ttl(user, id, ttl)
+    local result, size = result_key(user, id), nil
+    if bytes then
+      size = call('STRLEN', result)
+      bytes.change(user, 'result:' .. id, -size, bytes.expiry_of(result))
+    end
+    if ttl then call('PEXPIRE', result, ttl) else call('PERSIST', result) end
+    if bytes then bytes.lay_result(user, id, size) end
+  end
+
+  function it.keep_result(user, id)
+    local ttl = call('PTTL', result_key(user, id))
+    if ttl < 0 then return call('HSETNX', task_key(user, id), 'linked', 1) end
+    it.note_kept(user, id, ttl)
+    set_ttl(user, id, nil)
+  end
+
+  -- Of a task that finishes: those that depend on it, or as many as one call informs. Nil where they cannot be read, which
+  -- shows when they are told.
+  function it.dependents_of(user, id)
+    local found = redis.pcall('SRANDMEMBER', feeds_key(user, id), STEP)
+    return not found.err and found or nil
+  end
+
+  -- Its result was written without a time to live, as others depend on it.
+  function it.note_kept(user, id, ttl) call('HSET', task_key(user, id), 'linked', ttl > 2 and ttl or '2') end
+
+  -- Of a task that has ended for good nothing is kept but what others need: its callbacks may be about to be put in.
+  local function is_needed_itself(user, id)
+    return call('EXISTS', uses_key(user, id), ends_key(user, id), children_key(user, id)) > 0
+      and call('EXISTS', body_key(user, id)) == 1
+  end
+
+  -- Nobody depends on it any more.
+  local function let_go(user, id)
+    local key = task_key(user, id)
+    local linked = call('HGET', key, 'linked')
+    local ttl = tonumber(linked or 0)
+    if ttl > 1 then
+      set_ttl(user, id, ttl)
+    elseif linked and not is_needed_itself(user, id) then
+      take_moment(lapsing_key, place_key('lapsing', user), user, id)
+    else
+      return
+    end
+    call('HDEL', key, 'linked')
+  end
+
+  -- `dependents`: ids of those that depend on it from now on.
+  function it.feed(user, id, dependents, is_finished)
+    add_all_to(feeds_key(user, id), dependents)
+    if is_finished then it.keep_result(user, id) else call('HSETNX', task_key(user, id), 'linked', 1) end
+  end
+
+  function it.link(user, id, dependency)
+    call('SADD', uses_key(user, id), dependency)
+    call('HSETNX', task_key(user, id), 'linked', 1)
+    it.feed(user, dependency, { id }, call('GETRANGE', result_key(user, dependency), 9, 9) == 'F')
+  end
+
+  local function stop_using(user, id, most)
+    local used = call('SPOP', uses_key(user, id), most)
+    for _, dependency in ipairs(used) do
+      local feeds, informed = feeds_key(user, dependency), informed_key(user, dependency)
+      if call('SREM', feeds, id) == 0 then call('SREM', informed, id) end
+      if call('EXISTS', feeds, informed) == 0 then let_go(user, dependency) end
+    end
+    return #used
+  end
+
+  -- Out of its place. Reads each key that its leaving writes, so that one of another type shows before. What it depends on
+  -- hears of it when its end is passed on, or by `forget`.
+  function it.leave_deferred(user, id)
+    call('SCARD', needs_key(user, id))
+    call('SCARD', uses_key(user, id))
+    call('SCARD', place_key('deferred', user))
+    call('DEL', needs_key(user, id))
+    call('SREM', place_key('deferred', user), id)
+    count('deferred', -1)
+  end
+
+  -- Of a task that is erased, as those that depend on it will be. Returns how much it used.
+  function it.forget(user, id)
+    local used = stop_using(user, id, call('SCARD', uses_key(user, id)))
+    if call('EXISTS', feeds_key(user, id), informed_key(user, id)) == 1 then call('HSET', task_key(user, id), 'linked', 1) end
+    return used
+  end
+
+  -- It waits in its lane, and is like one that was put in there: of which nothing is written, so that neither its claim nor
+  -- its end look closer, unless there is more to it.
+  local function note_queued(user, known)
+    local key = task_key(user, known.id)
+    if known.watched or known.unique then
+      call('HSET', key, 'state', 'queued', 'queued', now_text)
+    else
+      call('HDEL', key, 'state', 'on_failure', 'waits')
+    end
+  end
+
+  -- From their place among the deferred ones, which they leave first, to where they go on. In the order in which they came.
+  local released = {}
+  local function release(user, some, step_us)
+    local ids, scored, first = {}, {}, nil
+    for at, known in ipairs(some) do
+      ids[at] = known.id
+      known.due = known.delay and now + known.delay or tonumber(known.due or 0)
+      known.head = head_of_task(user, known.id)
+    end
+    choice.know(user)
+    call('SREM', place_key('deferred', user), unpack(ids))
+    count('deferred', -#ids)
+    for _, known in ipairs(some) do
+      local priority = priority_of(known.head)
+      if known.due > now then
+        schedule(user, known.id, known.due)
+        call('HSET', task_key(user, known.id), 'state', 'scheduled', 'due', known.due, 'priority', priority)
+      else
+        local lane, score = score_of(priority, step_us)
+        local of_lane = scored[lane] or {}
+        of_lane[#of_lane + 1], of_lane[#of_lane + 2], scored[lane] = score, known.id, of_lane
+        first = first or known
+      end
+    end
+    local queued = 0
+    for lane, of_lane in pairs(scored) do
+      call('ZADD', place_key(lane, user), unpack(of_lane))
+      count(lane, #of_lane / 2)
+      queued = queued + #of_lane / 2
+    end
+    for _, known in ipairs(some) do
+      if known.due <= now then note_queued(user, known) end
+    end
+    if first and admit(user, cost_of(first.head)) then released[user] = (released[user] or 0) + queued end
+    for _, known in ipairs(some) do
+      if known.watched then publish(user, known.id, 'waiting') end
+    end
+  end
+
+  -- 'go' on without it, 'end' as well, or 'wait' on: for a task that failed, as it may be requeued, and with `wait-on` for
+  -- whatever has this id next.
+  local function verdict(on_failure, outcome)
+    if outcome == 'finished' or on_failure == 'run' then return 'go' end
+    if on_failure == 'cancel' or outcome ~= 'failed' and on_failure == 'wait' then return 'end' end
+    return 'wait'
+  end
+  it.verdict = verdict
+
+  -- The task with which it began that one ends by this dependency: of one that was canceled itself, its record tells.
+  local origins = {}
+  function it.origin_of(user, dependency, outcome)
+    if outcome ~= 'canceled' then return dependency end
+    local key = result_key(user, dependency)
+    if not origins[key] then
+      local record = redis.pcall('GET', key)
+      local is_read, fields = pcall(cmsgpack.unpack, type(record) == 'string' and string.sub(record, 11) or '')
+      origins[key] = is_read and type(fields) == 'table' and type(fields[13]) == 'string' and fields[13] or dependency
+    end
+    return origins[key]
+  end
+
+  function it.reason_of(user, dependency, outcome)
+    local origin, reason = it.origin_of(user, dependency, outcome), 'dependency ' .. dependency .. ' ' .. outcome
+    return origin == dependency and reason or reason .. ', which began with ' .. origin
+  end
+
+  -- One dependent learns how one of its dependencies ended. It may have waited for another task of that id, which finished.
+  -- True: it is to be released.
+  local function inform(user, known, dependency, outcome, ttl)
+    local id = known.id
+    if known.with_parent == dependency and outcome == 'canceled' then
+      cancel_task(user, id, 'its parent ' .. dependency .. ' was canceled', ttl)
+      return false
+    end
+    if known.state ~= 'deferred' then return false end
+    local does, needs = verdict(known.on_failure, outcome), needs_key(user, id)
+    if does == 'go' then
+      if call('SREM', needs, dependency) == 0 then return false end
+      return known.waits_for_one or call('EXISTS', needs) == 0
+    elseif does == 'end' and call('SISMEMBER', needs, dependency) == 1 then
+      it.leave_deferred(user, id)
+      end_canceled(user, id, it.reason_of(user, dependency, outcome), ttl, it.origin_of(user, dependency, outcome))
+    end
+    return false
+  end
+
+  -- How the task stands now: it may have been requeued since the announcement was put off.
+  local function standing_outcome(user, id, outcome)
+    local letter = call('GETRANGE', result_key(user, id), 9, 9)
+    if letter == 'F' then return 'finished' end
+    if letter == 'X' then return 'failed' end
+    if letter == 'C' then return 'canceled' end
+    if call('EXISTS', body_key(user, id)) == 1 then return nil end
+    return outcome
+  end
+
+  -- Those that were told while others had yet to be are joined with the others.
+  local function end_announcement(user, id, outcome)
+    local feeds, informed = feeds_key(user, id), informed_key(user, id)
+    if call('EXISTS', informed) == 1 then
+      add_all_to(informed, call('SMEMBERS', feeds)) -- who came since: mostly nobody
+      call('RENAME', informed, feeds)
+    end
+    if call('EXISTS', feeds) == 0 then
+      let_go(user, id)
+    elseif outcome == 'finished' then
+      it.keep_result(user, id)
+    else
+      call('HSETNX', task_key(user, id), 'linked', 1)
+    end
+  end
+
+  local function came_before(one, other) return one.came < other.came end
+
+  -- A set has no order of its own: those who came first go on first, among as many as one call informs.
+  local function in_order(user, ids)
+    local some = {}
+    for at, id in ipairs(ids) do
+      local fields = call('HMGET', task_key(user, id), 'came', 'state', 'on_failure', 'unique', 'due', 'delay', 'watched',
+        'waits', 'with_parent')
+      some[at] = { id = id, came = tonumber(fields[1] or 0), state = fields[2], on_failure = fields[3], unique = fields[4],
+        due = fields[5], delay = fields[6], watched = fields[7], waits_for_one = fields[8] == '1', with_parent = fields[9] }
+    end
+    if some[2] then table.sort(some, came_before) end
+    return some
+  end
+
+  -- Of those who are told, some may be canceled, and leave `feeds` when their own end is passed on.
+  local being_told
+  local function tell_all(user, id, outcome, dependents, free, step_us, ttl)
+    for _, known in ipairs(dependents) do
+      being_told = known
+      if inform(user, known, id, outcome, ttl) then free[#free + 1] = known end
+    end
+    being_told = nil
+    if free[1] then release(user, free, step_us) end
+  end
+
+  local function tell(user, id, outcome, dependents, step_us, ttl)
+    local free = {}
+    being_told = nil
+    local is_done, failure = pcall(tell_all, user, id, outcome, dependents, free, step_us, ttl)
+    if is_done then return end
+    local told = being_told
+    free[#free + 1] = told
+    for _, known in ipairs(free) do damage().leave_deferred(user, known.id, id) end
+    damage().fail(user, failure, told and told.id)
+  end
+
+  -- What has ended for good uses nothing any more. Returns how much it was, and whether there is more.
+  local function leave_used(user, id, outcome, most)
+    if outcome == 'failed' then return 0, false end
+    local used = stop_using(user, id, most)
+    return used, used == most
+  end
+
+  -- The same as pass_on of what has just ended, while nothing was put off: how it stands is known, and all of `feeds` have
+  -- yet to be told. `dependents`: those, where they are known; a result that they need is kept for them already.
+  local function pass_on_at_once(user, id, outcome, dependents, most, step_us, ttl)
+    local ids = dependents or call('SRANDMEMBER', feeds_key(user, id), most)
+    if #ids >= most then return 0, false end
+    if ids[1] then tell(user, id, outcome, in_order(user, ids), step_us, ttl) end
+    local used, has_more = leave_used(user, id, outcome, most)
+    return #ids + math.max(1, used), not has_more
+  end
+
+  -- Informs at most `most` dependents of one task; returns how many, and whether that was all.
+  local function pass_on(user, id, told, most, step_us, ttl)
+    local outcome = standing_outcome(user, id, told)
+    if not outcome then
+      end_announcement(user, id)
+      return 1, true
+    end
+    local feeds, informed = feeds_key(user, id), informed_key(user, id)
+    local ids = call('SRANDMEMBER', feeds, most)
+    if ids[1] then
+      tell(user, id, outcome, in_order(user, ids), step_us, ttl)
+      if #ids == most or call('EXISTS', informed) == 1 then
+        call('SADD', informed, unpack(ids))
+        call('SREM', feeds, unpack(ids))
+        if call('EXISTS', feeds) == 1 then return #ids + 1, false end
+      end
+    end
+    local used, has_more = leave_used(user, id, outcome, most)
+    if has_more then return #ids + used, false end
+    end_announcement(user, id, outcome)
+    return #ids + math.max(1, used), true
+  end
+
+  local function attempt(act, user, id, ...)
+    local is_done, informed, all = pcall(act, user, id, ...)
+    if not is_done then damage().fail(user, informed, id) end
+    return informed, all
+  end
+
+  -- announcements      zset  users with some that were put off → their last turn, in us
+  -- announcements:<u>  list  {id, outcome}, the oldest first
+  local turns_key = prefix .. 'announcements'
+  local function line_of(user) return turns_key .. ':' .. user end
+
+  local function put_off(user, id, outcome)
+    call('RPUSH', line_of(user), cmsgpack.pack({ id, outcome }))
+    call('ZADD', turns_key, 'NX', now_us, user)
+    count('announcements', 1)
+  end
+
+  local function wake_released()
+    for user, tasks in pairs(released) do wake(user, tasks) end
+    released = {}
+  end
+
+  function it.put_off_from(first, step_us, ttl)
+    for at = first, #announcements do put_off(unpack(announcements[at])) end
+    wake_from(prefix .. 'waiting', 1)
+    it.call_back(step_us, ttl)
+    wake_released()
+  end
+
+  local put_off_before = tonumber(has_announcements or 0)
+  local function are_put_off() return put_off_before + (counts.announcements or 0) > 0 end
+
+  -- The oldest one of the user whose turn it is, or a part of it. Returns how many it informed.
+  local turn = 0
+  local function take_turn_of(user, has_others, budget, step_us, ttl)
+    local line, most = line_of(user), has_others and math.min(budget, TURN) or budget
+    local packed = call('LINDEX', line, 0)
+    local informed, all = 1, false
+    if packed then
+      local oldest = cmsgpack.unpack(packed)
+      informed, all = attempt(pass_on, user, oldest[1], oldest[2], most, step_us, ttl)
+    end
+    if all then
+      call('LPOP', line)
+      count('announcements', -1)
+    end
+    turn = turn + 1
+    if call('EXISTS', line) == 1 then call('ZADD', turns_key, now_us + turn, user) else call('ZREM', turns_key, user) end
+    return informed
+  end
+
+  -- lapsing      zset  users with dead letters that are linked → ms when the first of each is given up
+  -- lapsing:<u>  zset  id → ms when it is given up
+  function it.lapse_at(user, id, ms)
+    local at = string.format('%d', ms)
+    call('ZADD', place_key('lapsing', user), at, id)
+    call('ZADD', lapsing_key, 'LT', at, user)
+  end
+
+  function it.lapses(user, id) return call('ZSCORE', place_key('lapsing', user), id) end
+
+  local function give_up(user, id)
+    call('ZREM', place_key('lapsing', user), id)
+    if call('EXISTS', body_key(user, id)) == 1 then
+      -- One of its id was put in since: it stops using what this one did.
+      if call('HGET', task_key(user, id), 'state') ~= 'failed' then return call('HSETNX', task_key(user, id), 'linked', 1) end
+      erase_task(user, id)
+    end
+    put_off(user, id, 'expired')
+  end
+
+  local function give_up_of(user, most)
+    local own = place_key('lapsing', user)
+    for _, id in ipairs(call('ZRANGEBYSCORE', own, '-inf', now, 'LIMIT', 0, most)) do
+      local is_done, failure = pcall(give_up, user, id)
+      if not is_done then
+        call('ZADD', own, damage().next_ms, id)
+        damage().note(user, failure, id)
+      end
+    end
+    end_turn(lapsing_key, own, user)
+  end
+
+  -- By turns of users. Whoever waits for them is told, and what they used is let go, by the calls that follow.
+  function it.give_up_lapsed()
+    local users = call('ZRANGEBYSCORE', lapsing_key, '-inf', now, 'LIMIT', 0, LOOKS)
+    local most = math.floor(LAPSES / #users)
+    for _, user in ipairs(users) do
+      local is_done, failure = pcall(give_up_of, user, most)
+      if not is_done then
+        damage().note(user, failure)
+        call('ZREM', lapsing_key, user)
+      end
+    end
+  end
+
+  local function take_turn(budget, step_us, ttl)
+    local users = call('ZRANGE', turns_key, 0, 1)
+    local user = users[1]
+    if not user then return budget end -- the key was lost
+    local is_done, informed = pcall(take_turn_of, user, users[2], budget, step_us, ttl)
+    if is_done then return informed end
+    damage().note(user, informed)
+    call('ZREM', turns_key, user)
+    return 1
+  end
+
+  -- Of what has ended in this call so far.
+  local called = 0
+  function it.call_back(step_us, ttl)
+    while called < #announcements do
+      called = called + 1
+      local ended = announcements[called]
+      if ended[4] then
+        local user, id, outcome = ended[1], ended[2], ended[3]
+        damage().attempt(user, function()
+          local queued = endings().call_back(user, id, outcome, step_us, ttl)
+          if queued > 0 then released[user] = (released[user] or 0) + queued end
+        end)
+      end
+    end
+  end
+
+  -- What this call caused is told at once, as long as nothing was put off; what is put off, by turns of users.
+  function it.pass_on_outcomes(step_us, ttl)
+    local budget, at, failure, goes_on = STEP, 1, nil, are_put_off()
+    it.call_back(step_us, ttl)
+    while announcements[at] and budget > 0 and not are_put_off() do
+      local ended = announcements[at]
+      local user, id, outcome = ended[1], ended[2], ended[3]
+      local is_done, informed, all
+      if outcome == 'finished' or outcome == 'failed' then
+        is_done, informed, all = pcall(pass_on_at_once, user, id, outcome, ended[5], budget, step_us, ttl)
+      else -- one of its id may have been put in by this very call
+        is_done, informed, all = pcall(pass_on, user, id, outcome, budget, step_us, ttl)
+      end
+      if not is_done then
+        local _, told_of = pcall(damage().fail, user, informed, id)
+        failure = { user = user, of = told_of }
+        break
+      end
+      budget = budget - informed
+      if not all then break end
+      at = at + 1
+    end
+    local function put_off_others()
+      for left = at, #announcements do put_off(unpack(announcements[left])) end
+      at = #announcements + 1
+    end
+    put_off_others()
+    if failure then damage().note(failure.user, failure.of) end
+    while budget > 0 and are_put_off() do
+      budget = budget - take_turn(budget, step_us, ttl)
+      put_off_others()
+    end
+    if goes_on then it.give_up_lapsed() end -- they may be what was put off, and one call gives up so many
+    if are_put_off() then wake_from(prefix .. 'waiting', 1) end
+    it.call_back(step_us, ttl)
+    wake_released()
+  end
+
+  return it
+end
+
+local links
+local function depend()
+  links = links or new_links()
+  return links
+end
+
+calls[#calls + 1] = function()
+  links = nil
+  return NEXT
+end
+
+-- lib/cancel.lua
+-- Take a task out of wherever it waits, or tell the worker that runs it.
+
+-- lib/take_out.lua
+-- A task leaves the place in which it waits. Named by lib/depend.lua, behind its functions.
+
+-- `state`: queued, scheduled or deferred.
+local function take_out(user, id, state)
+  local remove = {}
+
+  function remove.queued()
+    local held = call('HGET', task_key(user, id), 'held')
+    if held then count(call('HGET', task_key(user, id), 'lane'), -1) end
+    if held or limited then limiting().drop(user, id, held) end
+    for _, lane in ipairs({ 'critical', 'normal' }) do count(lane, -call('ZREM', place_key(lane, user), id)) end
+    retire(user)
+  end
+
+  function remove.scheduled()
+    count('scheduled', -take_moment(due_key, place_key('scheduled', user), user, id))
+  end
+
+  function remove.deferred() depend().leave_deferred(user, id) end
+
+  remove[state]()
+end
+
+-- The outcome is passed on at the end of the script. Returns 'done' | 'canceling' (its worker was told) | 'ended' (before) |
+-- nil when it is not known.
+function cancel_task(user, id, reason, ttl)
+  if call('EXISTS', result_key(user, id)) == 1 then return 'ended' end
+  if call('EXISTS', body_key(user, id)) == 0 then return nil end
+  local key = task_key(user, id)
+  local state = call('HGET', key, 'state') or 'queued'
+  if state == 'failed' then return 'ended' end
+  if state == 'started' then
+    call('HSETNX', key, 'canceling', reason)
+    call('SPUBLISH', prefix .. 'wake:' .. call('HGET', key, 'worker'), user .. ' ' .. id)
+    return 'canceling'
+  end
+  take_out(user, id, state)
+  end_canceled(user, id, reason, ttl)
+  return 'done'
+end
+
+-- What an earlier call put off, and what this one caused: one step of it in each call.
+local is_passed_on, passed_on
+local function pass_on_outcomes(step_us, ttl)
+  if is_passed_on then return end
+  is_passed_on = true
+  if announcements[1] or tonumber(has_announcements or 0) > 0 then depend().pass_on_outcomes(step_us, ttl) end
+  passed_on = #announcements
+end
+
+-- What this call caused after that is passed on by those that follow.
+local function put_off_outcomes(step_us, ttl)
+  if not announcements[passed_on + 1] then return end
+  depend().put_off_from(passed_on + 1, step_us, ttl)
+  passed_on = #announcements
+end
+calls[#calls + 1] = function()
+  is_passed_on, passed_on = false, 0
+  return NEXT
+end
+
+-- lib/serving.lua
+-- Who is served, until the worker has enough.
+
+-- lib/delivering.lua
+-- One task from its lane into the hands of a worker.
+
+-- lib/in_group.lua
+-- Streams whose group may be gone.
+
+-- A command about the deliveries of a stream; only where its group is gone, that is made anew.
+local function in_group(user, stream, command, ...)
+  local reply = redis.pcall(command, stream, 'workers', ...)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  if not string.find(reply.err, '^NOGROUP') then error(reply, 0) end
+  damage().mend_group(stream, user)
+  return call(command, stream, 'workers', ...)
+end
+
+-- lib/charging.lua
+-- Services whose cost is their time: what they run is charged while they run, so that none is far from what it has used.
+-- task:<u>:<id>  charged         what this delivery was charged so far
+--                charged_before  what the task was charged for deliveries that were stolen or put back
+
+-- lib/run_times.lua
+-- How long tasks of a name ran lately.
+-- run-times  name → 'number mean' in seconds; '' stands for all names. Of a thousand names at most
+-- These are estimates: where the key is of another type, nothing is known, and nothing fails.
+
+local function new_run_times()
+  local it, run_times = {}, prefix .. 'run-times'
+  local MEAN_OF, MOST_NAMES = 32, 1000
+
+  -- Second: of how many it is.
+  function it.mean(name)
+    local known = redis.pcall('HGET', run_times, name)
+    if type(known) ~= 'string' then return nil, 0 end
+    local n, mean = string.match(known, '^(%S+) (%S+)$')
+    return tonumber(mean), tonumber(n) or 0
+  end
+
+  -- Beyond so many names a new one takes the place of one at random: of names that nobody uses any more, sooner or later.
+  local function make_room()
+    if call('HLEN', run_times) < MOST_NAMES then return end
+    for _, name in ipairs(call('HRANDFIELD', run_times, 2)) do
+      if name ~= '' then return call('HDEL', run_times, name) end
+    end
+  end
+
+  local function learn(name, runs, seconds)
+    local mean, n = it.mean(name)
+    if not mean then
+      make_room()
+      mean = seconds
+    end
+    n = math.min(n + runs, MEAN_OF)
+    mean = mean + (seconds - mean) * math.min(1, runs / n)
+    call('HSET', run_times, name, string.format('%d %.9g', n, mean))
+    call('PEXPIRE', run_times, USER_TTL)
+  end
+
+  -- So many took so long each, in the mean.
+  function it.learn(name, runs, seconds)
+    if name ~= '' then pcall(learn, name, runs, seconds) end
+    pcall(learn, '', runs, seconds)
+  end
+
+  return it
+end
+
+local function new_charging()
+  local it, times = {}, new_run_times()
+  local RENEWAL = 0.2 -- of a lease: the interval of worker/renewal.py
+  local FIRST_ESTIMATE = 0.1
+
+  local function estimate(name) return times.mean(name) or times.mean('') or FIRST_ESTIMATE end
+
+  -- No more than what is known at the first renewal: a task that takes less gives no more than that back.
+  function it.begin(user, id, name, cost, lease_ms)
+    local charged = cost * math.min(estimate(name), RENEWAL * lease_ms / 1000)
+    call('HSET', task_key(user, id), 'charged', charged)
+    return charged
+  end
+
+  -- Another delivery follows, which is charged from nothing on.
+  function it.interrupt(user, id, charged, before)
+    if not charged then return end
+    local key = task_key(user, id)
+    call('HSET', key, 'charged', 0, 'charged_before', charged + (before or 0))
+  end
+
+  -- It is still running.
+  function it.go_on(user, id, cost, charged, started)
+    local used = cost * math.max(0, now - started) / 1000
+    if used <= charged then return end
+    call('HSET', task_key(user, id), 'charged', used)
+    adjust(user, used - charged)
+  end
+
+  -- What the delivery cost. What did not run, as its worker died or nobody knows it, costs what it was thought to: nobody
+  -- is served for nothing.
+  function it.finish(user, cost, charged, run, more)
+    local used = (run > 0 and cost * run / 1000 or charged) + more
+    if used ~= charged then adjust(user, used - charged) end
+    return used
+  end
+
+  function it.learn(user, id, seconds)
+    times.learn(name_in(call('GETRANGE', body_key(user, id), 0, LONGEST_HEAD)), 1, seconds)
+  end
+
+  return it
+end
+
+-- lib/hunt.lua
+-- Whoever had something and gave no sign of life for a lease may be dead. Then each lane is looked at once; while all are
+-- alive, nobody looks at what they have, but now and then.
+-- `hunt` in the state: when the last lease ended of those found silent so far: lanes that were looked at before are looked
+-- at again. Negative when all have been.
+
+local QUIET_LEASES = 30 -- between two looks at a lane while all workers live
+local hunt_from
+
+local function begin_hunt(at)
+  if at <= math.abs(hunt_from) then return end
+  hunt_from = at
+  call('HSET', state_key, 'hunt', at)
+end
+
+local function end_hunt()
+  hunt_from = -hunt_from
+  call('HSET', state_key, 'hunt', hunt_from)
+end
+calls[#calls + 1] = function()
+  hunt_from = tonumber(hunt_known or 0)
+  return NEXT
 end
 
 -- lib/collect.lua
@@ -2748,6 +5071,557 @@ calls[#calls + 1] = function()
   collecting_known = nil
   return NEXT
 end
+end
+
+local function new_delivering(claim, work)
+  local worker, lease_ms, max_message_bytes, dead_letter_ttl_ms, fairness, priority_step_ms =
+    claim[1], claim[3], claim[4], claim[6], claim[9], claim[5]
+  local it = {}
+  local charging = fairness == 'time' and new_charging() or nil
+
+  -- What this call knows of the users it serves. critical, normal: how many wait there, false until the first is taken.
+  local serving = {}
+  function it.knowledge(user)
+    local known = serving[user]
+    if not known then
+      known = { critical = false, normal = false, expiring = has_expiring and deadlines.concerns(user) }
+      serving[user] = known
+    end
+    return known
+  end
+
+  -- What was popped and is not handed over: put back if something fails before it is.
+  local hand = {}
+  local function hold(user, lane, id, score)
+    hand.user, hand.lane, hand.id, hand.score = user, lane, id, score
+    hand.stream_id, hand.new_fields, hand.counts = nil, nil, nil
+  end
+
+  function it.undo()
+    if hand.id then damage().put_back(hand, limited) end
+    serving = {}
+  end
+
+  -- The first delivery of a lane brings a place among the leases, and a stream.
+  local function begin_stream(stream, lane, user)
+    local member, look = lane .. ':' .. user, now + QUIET_LEASES * lease_ms
+    if call('ZADD', leases_key, 'NX', look, member) == 0 then return end
+    local made = redis.pcall('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+    if made.err and not string.find(made.err, '^BUSYGROUP') then
+      call('ZREM', leases_key, member)
+      error(made, 0)
+    end
+    if has_assigned then assignments.note_lease(member, user, look) end
+  end
+
+  -- Into the stream, and into this worker's hands: FORCE delivers an entry that no consumer has read.
+  local function append(lane, user, id, known)
+    local stream = stream_key(lane, user)
+    if not known[stream] then
+      begin_stream(stream, lane, user)
+      known[stream] = true
+    end
+    local stream_id = call('XADD', stream, '*', 'id', id)
+    hand.stream_id = stream_id
+    if redis.pcall('XCLAIM', stream, 'workers', worker, '0', stream_id, 'FORCE', 'JUSTID').err then
+      in_group(user, stream, 'XCLAIM', worker, '0', stream_id, 'FORCE', 'JUSTID')
+    end
+    return stream_id
+  end
+
+  -- It was taken out of its lane too late to begin.
+  local function expire(user, id, lane)
+    count(lane, -1)
+    if limited then limited.drop(user, id) end
+    end_canceled(user, id, 'expired', dead_letter_ttl_ms)
+    hand.id = nil
+    work.moved = work.moved + 1
+  end
+
+  -- Into the hands of the worker. Returns what it costs, and whether it was let in; third: its group, where it has one.
+  local function hand_over(user, id, lane, score, body, limits, known, is_over, follows)
+    local key, cost, history = task_key(user, id), cost_of(body), ''
+    local stream_id = append(lane, user, id, known)
+    local attempt = 1 -- for which a task has no field
+    local new_fields = call('HSET', key, 'state', 'started', 'lane', lane, 'score', score, 'stream_id', stream_id,
+      'worker', worker, 'started', now_text)
+    hand.new_fields = new_fields
+    local was_let_in = limits and limited.start(limits, user, id)
+    local paid, group = false, nil
+    if new_fields < 6 then -- it was deferred, scheduled, retried, released, held or watched before
+      local before = call('HMGET', key, 'failures', 'lost', 'returned', 'since', 'queued', 'paid', 'watched', 'charged',
+        'charged_before', 'unique', 'snoozed', 'collect', 'attempt')
+      if before[13] then
+        attempt = call('HINCRBY', key, 'attempt', 1)
+        hand.counts = true
+      end
+      if before[10] then pointers.begin(user, id, before[10]) end
+      if before[7] then publish(user, id, 'started') end
+      local told = { failures = before[1], returned = before[3], since = before[4], queued = before[5],
+        snoozed = before[11] }
+      history, group = history_of(told, before[2], false, follows), before[12]
+      if charging then charging.interrupt(user, id, before[8], before[9]) end
+      if before[6] then
+        call('HDEL', key, 'paid')
+        paid = not charging
+      end
+    end
+    if charging and not paid then cost = charging.begin(user, id, name_in(body), cost, lease_ms) end
+    if known.expiring and is_over == false then deadlines.forget(user, id) end
+    work.note(user, id, lane, stream_id, attempt, score, history, body, follows)
+    hand.id = nil
+    return paid and 0 or cost, was_let_in, group
+  end
+
+  -- Those that are to run with it, wherever they wait: one service, which costs what all of them do.
+  local function take_along(user, first, group, name, known)
+    local total = 0
+    for _, other in ipairs(collecting().others(user, first, group, name)) do
+      local id, state = other[1], other[2]
+      local is_over = known.expiring and deadlines.is_over(user, id)
+      local body = not is_over and work.has_room_for_bytes() and load_body(user, id, max_message_bytes)
+      local limits = body and limited and limited.of(user, body)
+      if body and string.byte(body) == 1 and not (limits and limited.must_wait(limits, user, id)) then
+        local fields = call('HMGET', task_key(user, id), 'priority', 'lane', 'score')
+        local lane, score = fields[2], fields[3]
+        if not score then
+          lane, score = score_of(tonumber(fields[1] or 3), priority_step_ms * 1000)
+          score = string.format('%.0f', score)
+        end
+        hold(user, lane, id, score)
+        if state == 'scheduled' then
+          collecting().unschedule(user, id)
+        else
+          for _, each in ipairs({ 'critical', 'normal' }) do
+            local removed = call('ZREM', place_key(each, user), id)
+            count(each, -removed)
+            known[each] = known[each] - removed
+          end
+        end
+        count('started', 1)
+        total = total + hand_over(user, id, lane, score, body, limits, known, is_over, true)
+      else
+        collecting().leave(user, id)
+      end
+    end
+    return total
+  end
+
+  -- The first task of the user comes into the hand, out of its lane: returns that, the id and the score. Nil: it has none.
+  local function pop(user, known)
+    if known.normal then
+      local lane = known.critical > 0 and 'critical' or 'normal'
+      local popped = call('ZPOPMIN', place_key(lane, user))
+      known[lane] = known[lane] - 1
+      hold(user, lane, popped[1], popped[2])
+      return lane, popped[1], popped[2]
+    end
+    local critical, normal = place_key('critical', user), place_key('normal', user)
+    local popped = call('ZMPOP', '2', critical, normal, 'MIN')
+    if not popped then
+      known.critical, known.normal = 0, 0
+      return nil
+    end
+    local lane, first = popped[1] == critical and 'critical' or 'normal', popped[2][1]
+    hold(user, lane, first[1], first[2])
+    known.critical, known.normal = lane == 'critical' and call('ZCARD', critical) or 0, call('ZCARD', normal)
+    return lane, first[1], first[2]
+  end
+
+  -- Takes the first task of the user; returns what it costs, or nil when it is gone from Redis or has to wait for a limit.
+  -- Second: whether it was let in for one.
+  local function deliver(user, known)
+    local lane, id, score = pop(user, known)
+    if not lane then
+      known.is_lost = true
+      return nil
+    end
+    local is_over = known.expiring and deadlines.is_over(user, id)
+    if is_over then
+      expire(user, id, lane)
+      return nil
+    end
+    local body = load_body(user, id, max_message_bytes)
+    if not body then
+      count(lane, -1)
+      call('DEL', keys_of_task(user, id))
+      hand.id = nil
+      work.moved = work.moved + 1
+      return nil
+    end
+    local limits = limited and limited.of(user, body)
+    if limits and limited.must_wait(limits, user, id) then
+      limited.hold(limits, user, id, lane, score)
+      hand.id = nil
+      work.moved = work.moved + 1
+      return nil
+    end
+    local cost, was_let_in, group = hand_over(user, id, lane, score, body, limits, known, is_over)
+    count(lane, -1)
+    if group then cost = cost + take_along(user, id, group, name_in(body), known) end
+    return cost, was_let_in
+  end
+
+  -- A user that goes on with something else does not need the places that it has in hand.
+  function it.start_next(user, known)
+    local cost, was_let_in = deliver(user, known)
+    if cost and limited and not was_let_in and limited.take_back(user) then
+      known.critical, known.normal = call('ZCARD', place_key('critical', user)), call('ZCARD', place_key('normal', user))
+    end
+    return cost
+  end
+
+  -- Lanes were filled meanwhile.
+  function it.look_anew() serving = {} end
+
+  return it
+end
+
+local function new_serving(claim, work, between)
+  local want = claim[2]
+  local it, delivering = {}, new_delivering(claim, work)
+  local MOVES = 200 -- steps of one call that deliver nothing
+  local AT_ONCE, OF_A_GROUP = 64, 2 -- members of a line that are read at first
+  local last_tag -- beyond it the turn is that of other partitions
+
+  -- Whose first task was nothing to run has paid nothing, and stays the lowest: it rests until all others had their turn.
+  local function nobody() return { members = {}, count = 0 } end
+  local function note(some, member) some.members[member], some.count = true, some.count + 1 end
+  local resting = nobody()
+  local function wake_the_resting()
+    if resting.count == 0 then return false end
+    resting = nobody()
+    return true
+  end
+
+  -- Whom something goes wrong with is set aside, and the others are served.
+  local current, current_line
+  local function set_aside(failure)
+    if not current then error(failure, 0) end
+    local user = current
+    current = nil
+    delivering.undo()
+    damage().note(user, failure)
+    damage().leave(user, current_line)
+    work.moved = work.moved + 1
+  end
+
+  local function serve(user)
+    local u = nodes.user(user)
+    local gate = governed and not u.served and gates.at(u)
+    if gate then
+      work.moved = work.moved + 1
+      return choice.hold_back(u, gate)
+    end
+    if has_weights or (governed and not u.served) then nodes.reweight(u) end
+    u.served = true
+    local known = delivering.knowledge(user)
+    local cost = delivering.start_next(user, known)
+    if cost then
+      nodes.charge(u, cost)
+      if governed then gates.note_start(u) end
+    elseif known.is_lost then -- its lanes were
+      damage().note(user, 'its tasks that waited are gone')
+      work.moved = work.moved + 1
+      return choice.leave(u)
+    else
+      note(resting, user)
+    end
+    if known.critical + known.normal == 0 then return choice.leave(u) end
+    if not governed then return end
+    gate = gates.at(u)
+    if gate then return choice.hold_back(u, gate) end
+    reservations.update(u)
+  end
+
+  -- Those who are held back, and tasks that must wait for their name, take time as well.
+  function it.has_room() return work.has_room() and work.moved < MOVES end
+
+  -- In front of '*', which is back, stand users whom nobody served for a time.
+  local function is_raised(member, line)
+    current, current_line = member, line
+    local node = string.byte(member) == 64 and lines.at(string.sub(member, 2)) or nodes.user(member)
+    local is_above = node.up == line and assignments.raise(node)
+    current = nil
+    return is_above
+  end
+
+  -- Turns among the users of an assignment. A group all of whose users rest is idle.
+  local function new_turns(name)
+    local known, idle, at_once = {}, nobody(), math.min(want - work.delivered, AT_ONCE)
+
+    local function front_of(line)
+      local front = known[line]
+      if not front then
+        local most = line.path and OF_A_GROUP or at_once
+        front = name == '*' and fronts.new(line, most, resting, idle) or fronts.of_tree(name, line, most, resting, idle)
+        known[line] = front
+      end
+      return front
+    end
+
+    local function drop_group(line)
+      note(idle, line.member)
+      if name == '*' then
+        if not lines.lowest(line) then lines.remove(line.up, line.member) end
+      else
+        fronts.close(known[line])
+        if call('EXISTS', known[line].key) == 0 then assignments.remove_group(name, line) end
+      end
+    end
+
+    local function descend(line)
+      local member = fronts.first(front_of(line))
+      while member and name == '*' and has_returned and is_raised(member, line) do
+        work.moved = work.moved + 1
+        member = fronts.first(known[line])
+      end
+      if between and member and line == root then
+        while member and work.moved < MOVES and between.lift(member) do
+          work.moved = work.moved + 1
+          member = fronts.first(known[line])
+        end
+        if work.moved >= MOVES then
+          between.cut()
+          return nil
+        end
+        if member and last_tag and lines.tag(root, member) > last_tag then return nil end
+      end
+      if not member or string.byte(member) ~= 64 then return member, line end -- '@' begins no user, its own is encoded
+      local inner = lines.at(string.sub(member, 2))
+      local user, of_line = descend(inner)
+      if user then return user, of_line end
+      drop_group(inner)
+      return descend(line)
+    end
+
+    local turns = {}
+
+    -- Reservations first, else from the first line inwards the lowest.
+    function turns.next_user()
+      local first = governed and lines.lowest(reservations.line) and fronts.first(front_of(reservations.line))
+      if first then return first, nodes.user(first).up end
+      return descend(root)
+    end
+
+    -- What was served is known in the trees of the assignment.
+    function turns.close()
+      for _, front in pairs(known) do
+        if front.moved then fronts.close(front) end
+      end
+      if has_assigned then assignments.forget_lows() end
+    end
+
+    return turns
+  end
+
+  local function serve_group(name)
+    local turns = new_turns(name)
+    local function take_turns()
+      while work.moved < MOVES and work.has_room() do
+        current, current_line = turns.next_user()
+        if not current then return end
+        serve(current)
+        current = nil
+      end
+    end
+    local is_done, failure = pcall(take_turns)
+    while not is_done do
+      set_aside(failure)
+      is_done, failure = pcall(take_turns)
+    end
+    turns.close()
+  end
+
+  local function serve_groups()
+    last_tag = between and between.last_tag()
+    if governed and governed.all_paused then return end
+    for _, name in ipairs(work.groups) do
+      if it.has_room() then serve_group(name) end
+    end
+  end
+
+  function it.serve()
+    repeat
+      serve_groups()
+      local goes_on = wake_the_resting()
+      if limited and limited.pass_on(work.promoted) then
+        delivering.look_anew()
+        goes_on = true
+      end
+    until not (goes_on and it.has_room())
+  end
+
+  function it.was_cut() return work.moved >= MOVES end
+
+  return it
+end
+local answer_resting
+local chosen
+local wake_resting
+local written
+do
+
+local MOST_TOLD = 65536 -- bytes of an answer: what is longer, the worker asks for
+local is_usual
+
+leaves_limits_alone = true -- where there are some, nothing is answered, and who puts in need not know them
+
+-- Whether the worker listens, and will be told by `answer_resting`.
+function give_later(worker)
+  local claim = is_usual and redis.pcall('GETDEL', resting_key(worker))
+  if type(claim) ~= 'string' or call('PUBSUB', 'SHARDNUMSUB', prefix .. 'wake:' .. worker)[2] == 0 then return false end
+  chosen[#chosen + 1] = { worker, claim }
+  return true
+end
+
+-- As the server writes it.
+function written(reply)
+  local parts = { string.format('*%d\r\n', #reply) }
+  for at, value in ipairs(reply) do
+    parts[at + 1] = type(value) == 'number' and string.format(':%.0f\r\n', value)
+      or string.format('$%d\r\n', #value) .. value .. '\r\n'
+  end
+  return table.concat(parts)
+end
+
+-- Empty where it comes to nothing. What was handed out before something failed is handed over.
+local function answer_to(packed)
+  local claim = cmsgpack.unpack(packed)
+  local worker, priority_step_ms, dead_letter_ttl_ms, number = claim[1], claim[5], claim[6], claim[14]
+  local work = new_work(claim)
+  if came_too_late(claim) or not knows_assignments(claim) then return '' end
+  pcall(new_serving(claim, work).serve)
+  put_off_outcomes(priority_step_ms * 1000, dead_letter_ttl_ms)
+  if work.delivered == 0 then return '' end
+  call('ZADD', prefix .. 'workers', now, worker) -- it listens: what it has is not looked for before a lease is over
+  count('started', work.delivered)
+  keep_claimed(claim, work)
+  local answer = string.format('@%d ', number) .. written(work.reply(0))
+  return #answer <= MOST_TOLD and answer or ''
+end
+
+-- An error of one is not told to who puts in: the worker meets it, and says so. Who is woken from then on asks.
+function answer_resting()
+  is_usual = false
+  for _, each in ipairs(chosen) do
+    local is_done, answer = pcall(answer_to, each[2])
+    call('SPUBLISH', prefix .. 'wake:' .. each[1], is_done and answer or '')
+  end
+end
+
+-- What was put in is taken back.
+function wake_resting()
+  is_usual = false
+  for _, each in ipairs(chosen) do reaches(each[1]) end
+  chosen = {}
+end
+calls[#calls + 1] = function()
+  is_usual = not (has_limits or has_damaged or has_moved or has_announcements or sweep_asked or has_returned or is_weighing
+    or root.elsewhere) and clearing_known == ''
+  chosen = {}
+  return NEXT
+end
+end
+
+-- lib/add.lua
+-- What all scripts that add tasks need. Tasks are `AddedTask`, and what begins as one does.
+
+-- lib/letter.lua
+
+-- lib/dead_kinds.lua
+-- Dead letters by the kind of their error, 'error ValueError': the kind of the failure and the name of the class. Of a user, and of
+-- the queue (`*`), so many kinds have lists of their own; letters of further ones are in none. A kind that has one keeps it
+-- until its letters are gone, so that many kinds of one user push out none of another.
+-- dead-kinds:<u>, dead-kinds:*     zset  kind → ms of its latest letter
+-- dead-of:<u>:<k>                  zset  id → ms
+-- dead-of:*:<k>                    zset  <u>:<id> → ms
+-- These lists are beside the letters: where one is damaged, letters come and go without it, and `check` mends it.
+local kinds_key
+local letters_key
+local letters_name
+local list_by_kind
+local take_from
+local unlist_by_kind
+do
+local MOST_KINDS_OF_USER, MOST_KINDS_OF_ALL = 20, 500
+local LONGEST_KIND = 200
+local KINDS_FORGOTTEN = 100
+local softly
+
+function kinds_key(whose) return prefix .. 'dead-kinds:' .. whose end
+function letters_name(whose, kind) return 'dead-of:' .. whose .. ':' .. kind end
+function letters_key(whose, kind) return prefix .. letters_name(whose, kind) end
+
+-- Of an error, as models.Attempt has it; '' where it cannot be read. Cut between two characters.
+local function kind_in(error_record)
+  local is_read, _, _, _, failure, name = pcall(cmsgpack.unpack_limit, error_record, 4, 1)
+  if not is_read or type(failure) ~= 'string' or type(name) ~= 'string' then return '' end
+  local kind, last = failure .. ' ' .. name, LONGEST_KIND
+  if #kind <= last then return kind end
+  while last > 0 and string.byte(kind, last + 1) >= 128 and string.byte(kind, last + 1) < 192 do last = last - 1 end
+  return string.sub(kind, 1, last)
+end
+
+-- Whether it has a list, or there is room for one.
+local function has_list(whose, kind, most, ttl)
+  local key = kinds_key(whose)
+  if type(softly('ZSCORE', key, kind)) == 'string' then return true end
+  if (tonumber(softly('ZCARD', key)) or most) < most then return true end
+  softly('ZREMRANGEBYSCORE', key, '-inf', now - ttl)
+  return (tonumber(softly('ZCARD', key)) or most) < most
+end
+
+local function put_under(whose, kind, member, at, most, ttl)
+  if not has_list(whose, kind, most, ttl) then return false end
+  local kinds, letters = kinds_key(whose), letters_key(whose, kind)
+  softly('ZADD', kinds, 'GT', at, kind)
+  softly('PEXPIRE', kinds, ttl)
+  softly('ZADD', letters, at, member)
+  softly('PEXPIRE', letters, ttl)
+  local old = tonumber(softly('ZCOUNT', letters, '-inf', now - ttl)) or 0
+  if old > 0 then softly('ZREMRANGEBYRANK', letters, 0, math.min(old, KINDS_FORGOTTEN) - 1) end
+  return true
+end
+
+-- A task became a dead letter. Returns what its record keeps: the kind, or '' where that has no list. `dead_apart` of it says
+-- that it is not among those of the queue.
+function list_by_kind(user, id, error_record, at, ttl)
+  local kind = kind_in(error_record)
+  if kind == '' or not put_under(user, kind, id, at, MOST_KINDS_OF_USER, ttl) then return '' end
+  if not put_under('*', kind, user .. ':' .. id, at, MOST_KINDS_OF_ALL, ttl) then softly('HSET', task_key(user, id), 'dead_apart', 1) end
+  return kind
+end
+
+function take_from(whose, kind, member)
+  local letters = letters_key(whose, kind)
+  if softly('ZREM', letters, member) == 1 and softly('EXISTS', letters) == 0 then softly('ZREM', kinds_key(whose), kind) end
+end
+
+-- It is none any more. Where its record is gone, all kinds of its user are looked at.
+function unlist_by_kind(user, id)
+  local kind = softly('HGET', task_key(user, id), 'dead_kind')
+  local kinds = type(kind) == 'string' and { kind } or softly('ZRANGE', kinds_key(user), 0, -1)
+  for _, each in ipairs(kinds) do
+    if each ~= '' then
+      take_from(user, each, id)
+      take_from('*', each, user .. ':' .. id)
+    end
+  end
+end
+calls[#calls + 1] = function()
+  softly = redis.pcall
+  return NEXT
+end
+end
+
+-- A task is no dead letter any more. All is read before anything is written.
+local function unlist_dead(user, id)
+  local all, own = prefix .. 'lapsing', place_key('lapsing', user)
+  local is_linked = call('ZSCORE', own, id)
+  if call('ZREM', place_key('dead', user), id) == 1 then unlist_by_kind(user, id) end
+  call('ZREM', prefix .. 'dead', user .. ':' .. id)
+  if is_linked then take_moment(all, own, user, id) end
 end
 local fresh
 local gather
@@ -2965,7 +5839,11 @@ calls[#calls + 1] = function()
   is_done, failure = pcall(write_places)
   if is_done and #bodies > 0 then is_done, failure = pcall(call, 'MSET', unpack(bodies)) end
   if is_done and gathered[1] then is_done, failure = pcall(join_groups, step_us) end
-  if not is_done then damage().take_back_all(tasks, bodies, failure) end
+  if not is_done then
+    wake_resting()
+    damage().take_back_all(tasks, bodies, failure)
+  end
+  answer_resting()
   save_state()
   return created
 end

@@ -108,6 +108,7 @@ local has_weights
 local hunt_known
 local is_weighing
 local keeper_known
+local leaves_limits_alone
 local next_arrival
 local of_queue
 local revision_known
@@ -227,6 +228,8 @@ end
 -- Tell at most `tasks` idle workers that `user` has work, or all that serve everyone, and not the one that calls. A worker
 -- whose message nobody received is gone: the next is told.
 
+local give_later -- a function in scripts that answer claims which rest: lib/resting.lua
+
 local function reaches(worker) return call('SPUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
 
 local function tell_all_workers()
@@ -237,7 +240,7 @@ local function wake_from(set, tasks, except)
   while tasks > 0 do
     local worker = call('SPOP', set)
     if not worker then break end
-    if worker ~= except and reaches(worker) then tasks = tasks - 1 end
+    if worker ~= except and (give_later and give_later(worker) or reaches(worker)) then tasks = tasks - 1 end
   end
   return tasks
 end

@@ -106,6 +106,7 @@ local has_weights
 local hunt_known
 local is_weighing
 local keeper_known
+local leaves_limits_alone
 local next_arrival
 local of_queue
 local revision_known
@@ -225,6 +226,8 @@ end
 -- Tell at most `tasks` idle workers that `user` has work, or all that serve everyone, and not the one that calls. A worker
 -- whose message nobody received is gone: the next is told.
 
+local give_later -- a function in scripts that answer claims which rest: lib/resting.lua
+
 local function reaches(worker) return call('SPUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
 
 local function tell_all_workers()
@@ -235,7 +238,7 @@ local function wake_from(set, tasks, except)
   while tasks > 0 do
     local worker = call('SPOP', set)
     if not worker then break end
-    if worker ~= except and reaches(worker) then tasks = tasks - 1 end
+    if worker ~= except and (give_later and give_later(worker) or reaches(worker)) then tasks = tasks - 1 end
   end
   return tasks
 end
@@ -2210,7 +2213,7 @@ calls[#calls + 1] = function()
   call('ZREM', prefix .. 'workers', worker)
   slots = call('HGET', prefix .. 'worker:' .. worker, 'concurrency')
   if slots then call('HINCRBY', state_key, 'slots', -slots) end
-  call('DEL', prefix .. 'worker:' .. worker, prefix .. 'claimed:' .. worker)
+  call('DEL', prefix .. 'worker:' .. worker, prefix .. 'claimed:' .. worker, prefix .. 'resting:' .. worker)
   call('SREM', prefix .. 'waiting', worker)
   for _, name in ipairs(groups) do
     call('SREM', prefix .. 'waiting:' .. name, worker)

@@ -9,6 +9,7 @@
 --@include state
 --@include alive
 --@include fair
+--@include resting
 --@include add
 --@arguments
 local step_us = priority_step_ms * 1000
@@ -41,6 +42,10 @@ end
 local is_done, failure = pcall(write_places)
 if is_done and #bodies > 0 then is_done, failure = pcall(call, 'MSET', unpack(bodies)) end
 if is_done and gathered[1] then is_done, failure = pcall(join_groups, step_us) end
-if not is_done then damage().take_back_all(tasks, bodies, failure) end
+if not is_done then
+  wake_resting()
+  damage().take_back_all(tasks, bodies, failure)
+end
+answer_resting()
 save_state()
 return created

@@ -13,7 +13,7 @@
 call('ZREM', prefix .. 'workers', worker)
 local slots = call('HGET', prefix .. 'worker:' .. worker, 'concurrency')
 if slots then call('HINCRBY', state_key, 'slots', -slots) end
-call('DEL', prefix .. 'worker:' .. worker, prefix .. 'claimed:' .. worker)
+call('DEL', prefix .. 'worker:' .. worker, prefix .. 'claimed:' .. worker, prefix .. 'resting:' .. worker)
 call('SREM', prefix .. 'waiting', worker)
 for _, name in ipairs(groups) do
   call('SREM', prefix .. 'waiting:' .. name, worker)

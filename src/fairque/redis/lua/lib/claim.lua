@@ -14,29 +14,22 @@
 --@include claimed
 --@include lost_ready
 --@include between
+--@include assigned
+--@include rest
 
 local OUTDATED = -3 -- what governs all users was changed, and not here: see lib/revision.lua
 local UNKNOWN = -2 -- instead of a time to sleep: an assignment is not known, and its list was not sent
 
--- Whether the lists of all assignments are known. Those that came with the call are noted.
-local function know_groups(claim)
-  --@fields Claim claim: worker groups lists
-  for at, name in ipairs(groups) do
-    if (name ~= '*' or has_assigned) and not assignments.note(name, lists[at], worker) then return false end
-  end
-  return true
-end
-
 local function claim_tasks(claim)
-  --@fields Claim claim: worker want priority_step_ms dead_letter_ttl_ms waits steals groups repeats latest revision
+  --@fields Claim claim: worker want priority_step_ms dead_letter_ttl_ms waits steals repeats latest revision number rests rested
   local LOOKS = 20
   local work = new_work(claim)
   if revision > revision_known then return { now, OUTDATED } end
   if came_too_late(claim) then return work.reply(-1) end
-  if (has_assigned or groups[1] ~= '*') and not know_groups(claim) then return { now, UNKNOWN } end
+  if not knows_assignments(claim) then return { now, UNKNOWN } end
   call('ZADD', prefix .. 'workers', now, worker)
   local between = latest and new_between(claim, work.everyone)
-  if repeats and claim_again(claim, work) then return work.reply(0, between) end
+  if (repeats or rested) and claim_again(claim, work) then return work.reply(0, between) end
   local promotion, stealing, serving = new_promotion(claim, work), new_stealing(claim, work), new_serving(claim, work, between)
   local stolen, sleep = 0, 0
 
@@ -70,6 +63,9 @@ local function claim_tasks(claim)
       if work.delivered == 0 then look_for_lost_ready() end
       sleep = waiting.next_event()
       waiting.wait()
+      if rests and number > 0 then
+        if work.delivered == 0 and not repeats then leave_at_rest(claim) else call('DEL', resting_key(worker)) end
+      end
     elseif work.delivered >= want then
       waiting.stay_awake()
     end

@@ -16,9 +16,9 @@ end
 
 -- A call that the worker gave up, and that arrives after its repetition was answered: nobody would know what it was handed.
 local function came_too_late(claim)
-  --@fields Claim claim: worker number repeats
+  --@fields Claim claim: worker number repeats rested
   local last = number > 0 and number_claimed(worker) or 0
-  return number < last or (number == last and number > 0 and not repeats)
+  return number < last or (number == last and number > 0 and not (repeats or rested))
 end
 
 local function fields_of(flat)

@@ -669,7 +669,7 @@ local function new_limits()
 
   return it
 end
-local limited = has_limits and new_limits() or nil
+local limited = has_limits and not leaves_limits_alone and new_limits() or nil
 if limited then on_held_back, on_reviewed = limited.take_back, limited.came_back end
 
 -- At the end of a script that made room.

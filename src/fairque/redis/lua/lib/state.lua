@@ -37,6 +37,8 @@ local save_tallies -- a function in scripts that measure users: lib/metrics.lua
 local tell_of_moments -- a function in scripts that set moments: lib/moments.lua
 local save_bytes = nil -- a function in scripts that count bytes: lib/bytes.lua
 --@once
+local leaves_limits_alone -- in scripts that have functions of limits and do not use them: lib/resting.lua
+--@once
 local save_lines -- a function in scripts that know lines: lib/lines.lua
 
 -- A line that is of another type fails the call, but costs it no total. One that cannot be counted up is set.

@@ -3,6 +3,9 @@
 --@include base
 --@include state
 
+--@once
+local give_later -- a function in scripts that answer claims which rest: lib/resting.lua
+
 local function reaches(worker) return call('SPUBLISH', prefix .. 'wake:' .. worker, '') > 0 end
 
 local function tell_all_workers()
@@ -13,7 +16,7 @@ local function wake_from(set, tasks, except)
   while tasks > 0 do
     local worker = call('SPOP', set)
     if not worker then break end
-    if worker ~= except and reaches(worker) then tasks = tasks - 1 end
+    if worker ~= except and (give_later and give_later(worker) or reaches(worker)) then tasks = tasks - 1 end
   end
   return tasks
 end
