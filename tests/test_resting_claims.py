@@ -151,6 +151,14 @@ async def test_a_claim_is_not_answered_when_its_worker_has_gone_on(queue: TaskQu
 
 
 @pytest.mark.leaves_keys
+async def test_a_first_try_that_comes_late_takes_nothing(queue: TaskQueue, listening: IdleWorker) -> None:
+    await listening.claim(7)
+    await queue.enqueue_many([nothing() for _ in range(2)], user_id="acme")
+    assert len((await listening.answer())[1].deliveries) == 1
+    assert await listening.claim(7) == []
+
+
+@pytest.mark.leaves_keys
 async def test_a_claim_rests_for_a_while_only(server: Server, queue: TaskQueue, idle: IdleWorker) -> None:
     await idle.claim(7)
     resting = f"{queue.keys.prefix}resting:{NAME}"
@@ -222,6 +230,26 @@ async def test_an_idle_worker_starts_a_task_without_a_call_of_its_own(
         await eventually(lambda: gate.started == [handle.task_id])
         for each in held:
             each.released.set()
+        gate.open()
+        assert await handle.result(timeout=20) == 1
+    assert gate.started == [handle.task_id]
+
+
+async def test_an_answer_that_comes_while_the_worker_asks_is_not_taken_twice(
+    server: Server, queue: TaskQueue, proxy: CuttingProxy, queue_name: str, gate: Gate
+) -> None:
+    heard: asyncio.Queue[bytes | None] = asyncio.Queue()
+    async with TaskQueue(proxy.url, name=queue_name) as far, resting_worker(server, queue, far) as worker:
+        channel = queue.keys.wake_channel(worker.worker_id)
+        await far.listener.subscribe(channel, heard.put_nowait)  # after the worker: by then, that has heard it as well
+        asking = proxy.hold(call_of("claim"))
+        server.execute("SPUBLISH", channel, "")
+        await asking.reached.wait()
+        handle = await queue.enqueue(work(1), user_id="acme")
+        await eventually(lambda: not heard.empty() and heard.get_nowait())
+        assert gate.started == []
+        asking.released.set()
+        await eventually(lambda: gate.started)
         gate.open()
         assert await handle.result(timeout=20) == 1
     assert gate.started == [handle.task_id]
