@@ -151,7 +151,13 @@ function save_state()
   if root.clock ~= saved_clock then set('clock', root.clock) end -- writing a fraction takes long
   if root.mean ~= saved_mean then set('mean', root.mean) end
   if arrival ~= saved_arrival then set('arrival', arrival) end
-  if put[1] then call('HSET', state_key, unpack(put)) end
+  local told = put[1] and redis.pcall('HSET', state_key, unpack(put))
+  if type(told) == 'table' then -- a permission that is missing costs no total either
+    for field, by in pairs(counts) do
+      if by ~= 0 then call('HINCRBY', state_key, field, by) end
+    end
+    error(told, 0)
+  end
   if tell_of_moments then tell_of_moments() end
   if not is_done then error(failure, 0) end
 end
