@@ -256,6 +256,30 @@ return found"""
     assert told("", None, False, [], 0, values=Values()) == [b"", b"none", b"false", b"", 0]
 
 
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 70_000])
+def test_a_list_that_is_packed_by_itself_is_taken_out_one_by_one(write: WRITE, server: Server, count: int) -> None:
+    write(
+        lib_packed=(files("fairque.redis") / "lua/lib/packed.lua").read_text(),
+        told="""
+--@include packed
+--@arguments
+local packed, sizes, names = data, 0, {}
+local count, at = list_in(packed)
+for n = 1, count do
+  --@unpacked Pair packed at
+  names[n], sizes, at = name, sizes + #data, after
+end
+return { count, sizes, unpack(names, math.max(1, count - 2)) }""",
+    )
+    source, values = load("told", PACKAGE).source, Values()
+    types = sys.modules[f"{PACKAGE}.arguments"]
+    data = values.put(b"x")
+    pairs = [types.Pair(f"é{n}", n % 2 and data) for n in range(count)]
+    told = encode(types.Told("", None, False, [], values.put(encode(pairs))))
+    names = [f"é{n}".encode() for n in range(count)]
+    assert server.execute("EVAL", source, 0, told, *values) == [count, count // 2, *names[-3:]]
+
+
 def test_fields_can_be_taken_one_by_one(write: WRITE) -> None:
     write(told="for _, it in ipairs(pairs) do\n  --@fields Pair it: data\nend")
     assert lines("told")[2:-3] == ["    local data = ARGV[it[2]] or ''"]

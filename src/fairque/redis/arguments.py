@@ -248,12 +248,12 @@ class SettledSuspect(Item, frozen=True):
 
 
 class Settle(Arguments, frozen=True):
-    """suspects: the outcomes that are of such."""
+    """outcomes: of `SettledDelivery`, packed by themselves. suspects: those that are of such."""
 
     worker: str
     dead_letter_ttl_ms: int
     priority_step_ms: int
-    outcomes: list[SettledDelivery]
+    outcomes: Value
     suspects: list[SettledSuspect]
 
 

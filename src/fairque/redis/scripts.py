@@ -10,6 +10,9 @@ A line of a script may be a directive:
 ``--@fields TYPE VARIABLE`` does the same with a list of such values in the arguments; ``--@fields TYPE VARIABLE: A B``
 with some of the fields only. ``--@put`` is the other way: locals of these names become the fields of a list.
 
+``--@unpacked TYPE PACKED AT`` takes such a value out of what is packed by itself, behind so many bytes, see
+lib/packed.lua: a local for each field, and `after`, behind how many bytes the next one stands.
+
 ``--@inside`` makes one function of all that follows: a function has room for 200 locals of its own. ``--@do`` and
 ``--@end`` are a block, whose locals others need not know.
 
@@ -143,6 +146,13 @@ class _Joiner:
             "end": lambda _: self._in_block("end"),
             "arguments": lambda _: self._parts(_unpacking(self._types, self._arguments)),
             "fields": lambda words: self._parts(_fields(self._types, words)),
+            "unpacked": lambda words: self._parts(_unpacked(self._types, words)),
+        }
+        self._within: dict[str, Callable[[str], Iterable[str]]] = {
+            "include": self._included,
+            "fields": lambda words: _fields(self._types, words),
+            "unpacked": lambda words: _unpacked(self._types, words),
+            "put": lambda words: _put(self._types, words),
         }
 
     def script(self) -> Iterator[str]:
@@ -176,14 +186,8 @@ class _Joiner:
                 made.append(line)
             else:
                 indent, directive, words = found.groups()
-                inner = self._within(directive, words)
-                made += [each and indent + each for each in inner]
+                made += [each and indent + each for each in self._within[directive](words)]
         return made
-
-    def _within(self, directive: str, words: str) -> Iterable[str]:
-        if directive == "put":
-            return _put(self._types, words)
-        return _fields(self._types, words) if directive == "fields" else self._included(words)
 
     def _begin_function(self) -> Iterator[str]:
         self._functions += 1
@@ -293,6 +297,15 @@ def _named(types: Any, words: str) -> tuple[dict[str, str], str, list[str]]:
     if unknown := set(wanted) - set(fields):
         raise ValueError(f"{name} has no {', '.join(sorted(unknown))}")
     return fields, variable, wanted
+
+
+def _unpacked(types: Any, words: str) -> Iterator[str]:
+    name, packed, at = words.split()
+    fields = _annotations(types, name)
+    head = 1 if len(fields) < 16 else 3
+    yield from textwrap.wrap(f"local after, {', '.join(fields)} =", _WIDTH, subsequent_indent="  ")
+    yield f"  cmsgpack.unpack_limit({packed}, {len(fields)}, {at} + {head})"
+    yield from (f"{field} = ARGV[{field}] or ''" for field, kind in fields.items() if kind == "Value")
 
 
 def _locals(fields: dict[str, str], variable: str, wanted: list[str] | None = None) -> Iterator[str]:

@@ -569,7 +569,8 @@ def report(settings: QueueSettings, worker: str, outcomes: Sequence[Outcome], va
         for at, outcome in enumerate(outcomes, 1)
         if (of := outcome.delivery).lost
     ]
-    return arguments.Settle(worker, settings.dead_letter_ttl_ms, settings.priority_step_ms, settled, suspects)
+    packed = values.put(arguments.encode(settled))
+    return arguments.Settle(worker, settings.dead_letter_ttl_ms, settings.priority_step_ms, packed, suspects)
 
 
 def _one_of_each_server(parts: Sequence[Store]) -> Iterable[Store]:

@@ -5082,11 +5082,29 @@ function whereabouts(user, id, worker)
 end
 end
 
+-- lib/packed.lua
+-- A list that comes packed by itself, a msgpack array of arrays: what it has is unpacked one by one, each into locals, by
+-- `--@unpacked`. A table of each would take as long as all that is done with it.
+
+-- How many there are, and how many bytes stand before the first one.
+local function list_in(packed)
+  local head = string.byte(packed) or 144
+  if head < 160 then return head - 144, 1 end
+  if head == 220 then return struct.unpack('>I2', packed, 2), 3 end
+  return struct.unpack('>I4', packed, 2), 5
+end
+
 local function users_of(outcomes)
-  local users, is_there = {}, {}
-  for _, outcome in ipairs(outcomes) do
-    local user = outcome[2]
+  local users, is_there, told, at = {}, {}, list_in(outcomes)
+  for _ = 1, told do
+    local after, lane, user, id, stream_id, attempt, kind, ttl_ms, delay_ms, record, error, pushed, cost, charge, run_ms,
+      wait_ms =
+      cmsgpack.unpack_limit(outcomes, 15, at + 1)
+    record = ARGV[record] or ''
+    error = ARGV[error] or ''
+    pushed = ARGV[pushed] or ''
     if not is_there[user] then users[#users + 1], is_there[user] = user, true end
+    at = after
   end
   return users
 end
@@ -5094,7 +5112,7 @@ end
 -- Each outcome is taken by itself: one that fails keeps nothing from the others.
 local function settle_outcomes(report, claims)
   local worker, dead_letter_ttl_ms, priority_step_ms, outcomes, suspects =
-    report[1], report[2], report[3], report[4], report[5]
+    report[1], report[2], report[3], ARGV[report[4]] or '', report[5]
   local step_us = priority_step_ms * 1000
   local KEPT_ERRORS = 20
   local TOLD_BYTES = 1024 -- a result that is no larger is told with the message of the end
@@ -5360,11 +5378,16 @@ local function settle_outcomes(report, claims)
   -- Returns the answer, and true where it was this call that took the outcome.
   local fit
   local HAS_BYTES = { finished = true, failed = true, retry = true } -- of canceled ones lib/canceled.lua sees to it
-  local function settle(outcome)
-    local lane, user, id, stream_id, attempt, kind, ttl_ms, delay_ms, record, error, pushed, cost, charge, run_ms, wait_ms
-      =
-      outcome[1], outcome[2], outcome[3], outcome[4], outcome[5], outcome[6], outcome[7], outcome[8], ARGV[outcome[9]] or
-      '', ARGV[outcome[10]] or '', ARGV[outcome[11]] or '', outcome[12], outcome[13], outcome[14], outcome[15]
+  local told, next_at = list_in(outcomes)
+  local of_user, of_id -- of the outcome that is looked at
+  local function settle()
+    local after, lane, user, id, stream_id, attempt, kind, ttl_ms, delay_ms, record, error, pushed, cost, charge, run_ms,
+      wait_ms =
+      cmsgpack.unpack_limit(outcomes, 15, next_at + 1)
+    record = ARGV[record] or ''
+    error = ARGV[error] or ''
+    pushed = ARGV[pushed] or ''
+    next_at, of_user, of_id = after, user, id
     if has_damaged or has_moved then refuse_absent(user) end
     local key = task_key(user, id)
     local known = call('HMGET', key, 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged', 'ends', 'queued')
@@ -5394,8 +5417,8 @@ local function settle_outcomes(report, claims)
     if extras[2] and (settled == 'finished' or settled == 'failed') then
       expire_chunks(user, id, settled == 'failed' and dead_letter_ttl_ms or ttl_ms)
     end
-    local told = settled == 'canceled' and known[4] or error
-    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], known[7], is_cut, is_plain,
+    local why = settled == 'canceled' and known[4] or error
+    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, why, known[3], known[7], is_cut, is_plain,
       key)
     if is_weighed then
       if settled == 'finished' then bytes.lay_result(user, id, #record) else bytes.lay_settled(user, id) end
@@ -5406,24 +5429,22 @@ local function settle_outcomes(report, claims)
   end
 
   -- Of a suspect that has ended here: another one may come. One that is reported late, or again, may be out with others.
+  local has_ended = {} -- by its place in the report
   local function let_others_come(suspect)
     local at, alone = suspect[1], suspect[2]
-    local outcome = outcomes[at]
-    local user, id = outcome[2], outcome[3]
-    call('ZREM', suspects_key, user .. ':' .. id)
+    call('ZREM', suspects_key, has_ended[at])
     if alone then new_room(worker, 0).close() end
   end
 
-  local answers, has_ended = {}, {}
+  local answers = {}
   if governed then nodes.read_ahead(users_of(outcomes)) end
-  for at, outcome in ipairs(outcomes) do
-    local is_done, answer, is_new = pcall(settle, outcome)
+  for at = 1, told do
+    local is_done, answer, is_new = pcall(settle)
     if is_done then
       answers[at] = answer
-      if suspects[1] then has_ended[at] = is_new end
+      if suspects[1] and is_new then has_ended[at] = of_user .. ':' .. of_id end
     else
-      local user, id = outcome[2], outcome[3]
-      answers[at] = damage().told(user, answer, id)
+      answers[at] = damage().told(of_user, answer, of_id)
     end
   end
 
@@ -5447,17 +5468,9 @@ local function settle_outcomes(report, claims)
   for user, tasks in pairs(woken) do attempt_to(wake, user, tasks, claims and worker) end
   return answers
 end
--- ARGV[1] is the msgpack of Settle: worker: str, dead_letter_ttl_ms: int, priority_step_ms: int, outcomes:
---   list[SettledDelivery], suspects: list[SettledSuspect]
---   suspects: the outcomes that are of such.
--- SettledDelivery: lane: str, user: str, id: str, stream_id: str, attempt: int, kind: str, ttl_ms: int, delay_ms:
---   int, record: Value, error: Value, pushed: Value, cost: float, charge: float, run_ms: float, wait_ms: int | None
---   kind: finished, failed, canceled, retry, snoozed (it put itself off: it keeps its attempt), restated
---   (record: its body, with what its code says of it), or released (not the task's fault: it keeps attempt and place,
---   and where it goes back at once its charge).
---   ttl_ms: how long the result record lives. delay_ms: wait before the retry or the return to the lane.
---   error: a record, or of what is canceled the reason. pushed: the lengths of namespace and key, the TTL in ms, then
---   namespace, key and value. cost: of the body. charge: what the task added while it ran. wait_ms: of a first attempt.
+-- ARGV[1] is the msgpack of Settle: worker: str, dead_letter_ttl_ms: int, priority_step_ms: int, outcomes: Value,
+--   suspects: list[SettledSuspect]
+--   outcomes: of `SettledDelivery`, packed by themselves. suspects: those that are of such.
 -- SettledSuspect: at: int, alone: bool
 --   at: of its outcome, from 1. alone: whether it ran beside nothing else.
 local args
@@ -5465,7 +5478,8 @@ local worker, dead_letter_ttl_ms, priority_step_ms, outcomes, suspects
 local answers
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
-  worker, dead_letter_ttl_ms, priority_step_ms, outcomes, suspects = args[1], args[2], args[3], args[4], args[5]
+  worker, dead_letter_ttl_ms, priority_step_ms, outcomes, suspects =
+    args[1], args[2], args[3], ARGV[args[4]] or '', args[5]
   answers = settle_outcomes(args)
   save_state()
   return answers

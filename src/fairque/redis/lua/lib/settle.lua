@@ -18,12 +18,14 @@
 --@include fitting
 --@include dead_kinds
 --@include whereabouts
+--@include packed
 
 local function users_of(outcomes)
-  local users, is_there = {}, {}
-  for _, outcome in ipairs(outcomes) do
-    --@fields SettledDelivery outcome: user
+  local users, is_there, told, at = {}, {}, list_in(outcomes)
+  for _ = 1, told do
+    --@unpacked SettledDelivery outcomes at
     if not is_there[user] then users[#users + 1], is_there[user] = user, true end
+    at = after
   end
   return users
 end
@@ -296,8 +298,11 @@ local function settle_outcomes(report, claims)
   -- Returns the answer, and true where it was this call that took the outcome.
   local fit
   local HAS_BYTES = { finished = true, failed = true, retry = true } -- of canceled ones lib/canceled.lua sees to it
-  local function settle(outcome)
-    --@fields SettledDelivery outcome
+  local told, next_at = list_in(outcomes)
+  local of_user, of_id -- of the outcome that is looked at
+  local function settle()
+    --@unpacked SettledDelivery outcomes next_at
+    next_at, of_user, of_id = after, user, id
     if has_damaged or has_moved then refuse_absent(user) end
     local key = task_key(user, id)
     local known = call('HMGET', key, 'stream_id', 'attempt', 'linked', 'canceling', 'limited', 'charged', 'ends', 'queued')
@@ -327,8 +332,8 @@ local function settle_outcomes(report, claims)
     if extras[2] and (settled == 'finished' or settled == 'failed') then
       expire_chunks(user, id, settled == 'failed' and dead_letter_ttl_ms or ttl_ms)
     end
-    local told = settled == 'canceled' and known[4] or error
-    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, told, known[3], known[7], is_cut, is_plain,
+    local why = settled == 'canceled' and known[4] or error
+    ends[settled](user, id, lane, stream_id, attempt, ttl_ms, delay_ms, record, why, known[3], known[7], is_cut, is_plain,
       key)
     if is_weighed then
       if settled == 'finished' then bytes.lay_result(user, id, #record) else bytes.lay_settled(user, id) end
@@ -339,24 +344,22 @@ local function settle_outcomes(report, claims)
   end
 
   -- Of a suspect that has ended here: another one may come. One that is reported late, or again, may be out with others.
+  local has_ended = {} -- by its place in the report
   local function let_others_come(suspect)
     --@fields SettledSuspect suspect: at alone
-    local outcome = outcomes[at]
-    --@fields SettledDelivery outcome: user id
-    call('ZREM', suspects_key, user .. ':' .. id)
+    call('ZREM', suspects_key, has_ended[at])
     if alone then new_room(worker, 0).close() end
   end
 
-  local answers, has_ended = {}, {}
+  local answers = {}
   if governed then nodes.read_ahead(users_of(outcomes)) end
-  for at, outcome in ipairs(outcomes) do
-    local is_done, answer, is_new = pcall(settle, outcome)
+  for at = 1, told do
+    local is_done, answer, is_new = pcall(settle)
     if is_done then
       answers[at] = answer
-      if suspects[1] then has_ended[at] = is_new end
+      if suspects[1] and is_new then has_ended[at] = of_user .. ':' .. of_id end
     else
-      --@fields SettledDelivery outcome: user id
-      answers[at] = damage().told(user, answer, id)
+      answers[at] = damage().told(of_user, answer, of_id)
     end
   end
 
