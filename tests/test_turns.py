@@ -198,6 +198,16 @@ async def test_a_user_whose_numbers_are_broken_costs_the_others_none_of_theirs(c
     assert {"metrics:a", "metrics:c", "metrics:*"} <= core.dump().keys()
 
 
+async def test_what_is_no_measure_of_a_user_is_not_taken_for_numbers(core: Core) -> None:
+    junk = "text of more letters than there are numbers"
+    core.execute("SET", ":metrics:a", junk)
+    await core.enqueue("a", "1")
+    assert await core.settle(await core.take()) == [True]
+    assert core.execute("GET", ":metrics:a") == junk.encode()
+    assert "metrics:*" in core.dump()
+    core.execute("DEL", ":metrics:a")
+
+
 # What is large
 
 
