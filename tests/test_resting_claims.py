@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,14 @@ import pytest
 from fairque import TaskQueue, Worker, task
 from fairque.models import ANY_USER
 from tests.support.calls import call_of
+from tests.support.core import Core, new_task
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, new_gate, work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from fairque.redis.delivery import Claim, Delivery
+    from fairque.redis.delivery import Claim, Delivery, NewTask
     from fairque.redis.store import Store
     from tests.support.proxy import CuttingProxy
     from tests.support.servers import Server
@@ -300,3 +302,90 @@ async def test_a_worker_that_stops_puts_back_what_it_is_handed_meanwhile(
     assert (info.state.value, info.attempt) == ("queued", 0)
     gate.open()
     await Worker(queue, scheduler=False).run_until_idle()
+
+
+# The same as if it had asked
+
+
+class Twin:
+    """A queue that is put in to and claimed from one task at a time, by one worker."""
+
+    def __init__(self, core: Core, listening: asyncio.Queue[bytes | None] | None) -> None:
+        self._core, self._messages = core, listening
+        self._number, self._rests = 1, False
+        self.running: list[Delivery] = []
+        self.answers = 0
+
+    async def claim(self) -> list[str]:
+        claim = await self._core.store.claim(
+            NAME, 1, number=self._number, rests=True, rested=self._rests, holds=len(self.running)
+        )
+        self._rests = not claim.deliveries
+        return self._take(claim)
+
+    async def put_in(self, tasks: list[NewTask]) -> list[str]:
+        """And what its worker is handed by that, if it waits."""
+        await self._core.enqueue_all(tasks)
+        if not self._rests:
+            return []
+        answer = await self._answer() if self._messages is not None else None
+        if answer is None:
+            return await self.claim()
+        self.answers += 1
+        self._rests = False
+        return self._take(answer)
+
+    async def _answer(self) -> Claim | None:
+        """None: it is told to ask. What it was told when it had asked by itself is left aside."""
+        assert self._messages is not None
+        while message := await asyncio.wait_for(self._messages.get(), PATIENCE):
+            number, claim = self._core.store.answer_in(message)
+            if number == self._number:
+                return claim
+        return None
+
+    def _take(self, claim: Claim) -> list[str]:
+        self._number += bool(claim.deliveries)
+        self.running += claim.deliveries
+        return [f"{of.user_id} {of.id} {of.attempt}" for of in claim.deliveries]
+
+    async def settle(self, at: int) -> None:
+        assert await self._core.settle([self.running.pop(at)]) == [True]
+
+    def standings(self) -> tuple[dict[str, float], list[float]]:
+        state, totals = self._core.state(), ("clock", "mean", "started", "normal", "critical")
+        return self._core.ready(), [float(state.get(of, 0)) for of in totals]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_who_is_answered_is_handed_what_it_would_have_claimed(
+    server: Server, queue: TaskQueue, queue_name: str, seed: int
+) -> None:
+    draw, heard = random.Random(seed), asyncio.Queue[bytes | None]()
+    await queue.listener.subscribe(queue.keys.wake_channel(NAME), heard.put_nowait)
+    async with Core(server.url, queue_name) as answered, Core(server.url, f"{queue_name}-asks") as asks:
+        twins = Twin(answered, heard), Twin(asks, None)
+        for core in (answered, asks):
+            for user, weight in (("user1", 3.0), ("user2", 0.5)) if seed % 2 else ():
+                await core.store.set_policy(user, {"weight": weight})
+        for n in range(150):
+            act = draw.choice(["put in", "claim", "claim", "claim", "settle", "settle"])
+            if act == "settle" and twins[0].running:
+                at = draw.randrange(len(twins[0].running))
+                for twin in twins:
+                    await twin.settle(at)
+            elif act == "claim":
+                came = [await twin.claim() for twin in twins]
+                assert came[0] == came[1]
+            elif act == "put in":
+                some = [
+                    (draw.randrange(5), draw.choice([1, 3, 5]), draw.choice([1, 2.5]))
+                    for _ in range(draw.randint(1, 2))
+                ]
+                tasks = [new_task(f"user{of}", f"{n}-{at}", *how, 0, b"n" * 8) for at, (of, *how) in enumerate(some)]
+                came = [await twin.put_in(tasks) for twin in twins]
+                assert came[0] == came[1]
+            assert twins[0].standings() == twins[1].standings()
+        assert twins[0].answers > 5
+        for core in (answered, asks):
+            core.forget()
