@@ -5477,6 +5477,7 @@ leaves_limits_alone = true -- where there are some, nothing is answered, and who
 function give_later(worker)
   local claim = is_usual and redis.pcall('GETDEL', resting_key(worker))
   if type(claim) ~= 'string' or call('PUBSUB', 'SHARDNUMSUB', prefix .. 'wake:' .. worker)[2] == 0 then return false end
+  chosen = chosen or {}
   chosen[#chosen + 1] = { worker, claim }
   return true
 end
@@ -5510,6 +5511,7 @@ end
 -- An error of one is not told to who puts in: the worker meets it, and says so. Who is woken from then on asks.
 function answer_resting()
   is_usual = false
+  if not chosen then return end
   for _, each in ipairs(chosen) do
     local is_done, answer = pcall(answer_to, each[2])
     call('SPUBLISH', prefix .. 'wake:' .. each[1], is_done and answer or '')
@@ -5519,13 +5521,13 @@ end
 -- What was put in is taken back.
 function wake_resting()
   is_usual = false
-  for _, each in ipairs(chosen) do reaches(each[1]) end
-  chosen = {}
+  for _, each in ipairs(chosen or {}) do reaches(each[1]) end
+  chosen = nil
 end
 calls[#calls + 1] = function()
   is_usual = not (has_limits or has_damaged or has_moved or has_announcements or sweep_asked or has_returned or is_weighing
     or root.elsewhere) and clearing_known == ''
-  chosen = {}
+  chosen = nil
   return NEXT
 end
 end
@@ -5855,8 +5857,8 @@ calls[#calls + 1] = function()
 end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values
-  for _, at_call in ipairs(calls) do
-    local came = at_call()
+  for nth = 1, #calls do
+    local came = calls[nth]()
     if came ~= NEXT then return came end
   end
 end

@@ -125,8 +125,8 @@ calls[#calls + 1] = function()
 end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values
-  for _, at_call in ipairs(calls) do
-    local came = at_call()
+  for nth = 1, #calls do
+    local came = calls[nth]()
     if came ~= NEXT then return came end
   end
 end

@@ -14,7 +14,7 @@
 local MOST_TOLD = 65536 -- bytes of an answer: what is longer, the worker asks for
 local is_usual = not (has_limits or has_damaged or has_moved or has_announcements or sweep_asked or has_returned or is_weighing
   or root.elsewhere) and clearing_known == ''
-local chosen = {}
+local chosen = nil
 
 --@once
 leaves_limits_alone = true -- where there are some, nothing is answered, and who puts in need not know them
@@ -23,6 +23,7 @@ leaves_limits_alone = true -- where there are some, nothing is answered, and who
 function give_later(worker)
   local claim = is_usual and redis.pcall('GETDEL', resting_key(worker))
   if type(claim) ~= 'string' or call('PUBSUB', 'SHARDNUMSUB', prefix .. 'wake:' .. worker)[2] == 0 then return false end
+  chosen = chosen or {}
   chosen[#chosen + 1] = { worker, claim }
   return true
 end
@@ -56,6 +57,7 @@ end
 -- An error of one is not told to who puts in: the worker meets it, and says so. Who is woken from then on asks.
 local function answer_resting()
   is_usual = false
+  if not chosen then return end
   for _, each in ipairs(chosen) do
     local is_done, answer = pcall(answer_to, each[2])
     call('SPUBLISH', prefix .. 'wake:' .. each[1], is_done and answer or '')
@@ -65,6 +67,6 @@ end
 -- What was put in is taken back.
 local function wake_resting()
   is_usual = false
-  for _, each in ipairs(chosen) do reaches(each[1]) end
-  chosen = {}
+  for _, each in ipairs(chosen or {}) do reaches(each[1]) end
+  chosen = nil
 end
