@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -235,6 +236,24 @@ async def test_an_idle_worker_starts_a_task_without_a_call_of_its_own(
         gate.open()
         assert await handle.result(timeout=20) == 1
     assert gate.started == [handle.task_id]
+
+
+async def test_a_worker_that_runs_something_leaves_no_claim_at_rest(
+    server: Server, queue: TaskQueue, gate: Gate
+) -> None:
+    """What that does to the loop would be the matter of others."""
+    resting, calls = f"{queue.keys.prefix}resting:{NAME}", Counter[str]()
+    queue.time_calls(lambda script, _: calls.update([script]))
+    async with Worker(queue, worker_id=NAME, scheduler=False, concurrency=5, poll_interval=0.1):
+        await eventually(lambda: server.execute("EXISTS", resting))
+        handle = await queue.enqueue(work(1), user_id="acme")
+        await eventually(lambda: gate.started)
+        before = calls["claim"]
+        await eventually(lambda: calls["claim"] >= before + 3)
+        assert not server.execute("EXISTS", resting)
+        gate.open()
+        await handle.result(timeout=PATIENCE)
+        await eventually(lambda: server.execute("EXISTS", resting))
 
 
 async def test_an_answer_that_comes_while_the_worker_asks_is_not_taken_twice(

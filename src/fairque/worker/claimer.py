@@ -120,15 +120,16 @@ class Claimer:
         self._is_asking = True
         if self._pace.is_failing:
             self._steal_pause.silent()  # only now: it is to last from the end of the outage on
+        holds = self._settler.holds - len(report)
         return {
             "groups": self._options.groups,
             "steal": self._steal_pause.may_steal(),
-            "holds": self._settler.holds - len(report),
+            "holds": holds,
             "suspects": self._settler.suspects,
             "max_deliveries": self._options.max_deliveries,
             "number": self._number,
             "repeats": self.is_unsure,
-            "rests": True,
+            "rests": holds == 0,  # a task that holds up the loop would keep what others put in
             "rested": self.rests,
         }
 
