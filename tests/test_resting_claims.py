@@ -37,15 +37,15 @@ def gate() -> Gate:
 class IdleWorker:
     """Calls as a worker does that has a slot free, and hears its messages."""
 
-    def __init__(self, queue: TaskQueue, store: Store) -> None:
-        self._queue, self._store = queue, store
+    def __init__(self, queue: TaskQueue, store: Store, name: str = NAME) -> None:
+        self._queue, self._store, self._name = queue, store, name
         self.heard: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     async def listen(self) -> None:
-        await self._queue.listener.subscribe(self._queue.keys.wake_channel(NAME), self.heard.put_nowait)
+        await self._queue.listener.subscribe(self._queue.keys.wake_channel(self._name), self.heard.put_nowait)
 
     async def claim(self, number: int, want: int = 5, *, rested: bool = False) -> list[Delivery]:
-        claim = await self._store.claim(NAME, want, number=number, rests=True, rested=rested)
+        claim = await self._store.claim(self._name, want, number=number, rests=True, rested=rested)
         return claim.deliveries
 
     async def message(self) -> bytes:
@@ -57,7 +57,7 @@ class IdleWorker:
         return self._store.answer_in(await self.message())
 
     async def leave(self) -> None:
-        await self._store.leave(NAME, ANY_USER)
+        await self._store.leave(self._name, ANY_USER)
 
 
 @pytest.fixture
@@ -123,6 +123,25 @@ async def test_who_rests_is_handed_one_task_and_has_to_ask_for_more(queue: TaskQ
     assert (stats.started, stats.queued) == (1, 3)
     assert listening.heard.empty()
     assert len(await listening.claim(8)) == 3
+
+
+@pytest.mark.leaves_keys
+async def test_a_call_answers_some_of_those_who_rest_and_tells_the_others_of_work(queue: TaskQueue) -> None:
+    """Others wait for it meanwhile."""
+    store = queue.store()
+    try:
+        idle = [IdleWorker(queue, store, f"w{n}") for n in range(12)]
+        for each in idle:
+            await each.listen()
+            await each.claim(1)
+        await queue.enqueue_many([nothing() for _ in idle], user_id="acme")
+        told = [await each.message() for each in idle]
+        assert Counter(message != b"" for message in told) == {True: 8, False: 4}
+        assert (await queue.stats()).started == 8
+        for each in idle:
+            await each.leave()
+    finally:
+        await store.close()
 
 
 @pytest.mark.leaves_keys

@@ -5469,13 +5469,15 @@ local written
 do
 
 local MOST_TOLD = 65536 -- bytes of an answer: what is longer, the worker asks for
+local MOST_ANSWERED = 8 -- by one call, that others wait for; who else rests is told of work
 local is_usual
 
 leaves_limits_alone = true -- where there are some, nothing is answered, and who puts in need not know them
 
 -- Whether the worker listens, and will be told by `answer_resting`.
 function give_later(worker)
-  local claim = is_usual and redis.pcall('GETDEL', resting_key(worker))
+  if not is_usual or chosen and #chosen == MOST_ANSWERED then return false end
+  local claim = redis.pcall('GETDEL', resting_key(worker))
   if type(claim) ~= 'string' or call('PUBSUB', 'SHARDNUMSUB', prefix .. 'wake:' .. worker)[2] == 0 then return false end
   chosen = chosen or {}
   chosen[#chosen + 1] = { worker, claim }
