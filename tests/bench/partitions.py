@@ -7,7 +7,7 @@ main threads of servers, less what they use when nobody asks anything. What is c
 
 life   a task from its enqueue to its result on one server, 16 partitions against none, 100 and 1,000 tasks at a time
 nodes  the same with 64 partitions on 1, 3 and 8 masters: each node, calls and messages of a task, connections
-idle   20 workers on 64 partitions of three masters that believe to be 1,000: what these would cost a node
+idle   200 workers on 64 partitions of three masters that believe to be 1,000: what these would cost a node
 """
 
 from __future__ import annotations
@@ -272,14 +272,14 @@ def show_nodes(args: argparse.Namespace) -> None:
 
 
 def show_idle(args: argparse.Namespace) -> None:
-    workers, partitions, masters = 20, 64, 3
+    workers, partitions, masters = 200, 64, 3
     with cluster(masters) as urls, ExitStack() as stack:
         nodes = Nodes(urls)
         asyncio.run(_put_in(nodes.url, partitions, 1, 1))  # with the first task the queue is made
         idle = nodes.at_rest()
         for _ in range(4):
             stack.enter_context(child("idle", nodes.url, str(workers // 4)))
-        time.sleep(10)
+            time.sleep(10)
         nodes.pretend(MANY - workers)
         time.sleep(args.settle)
         before = nodes.see()
@@ -309,8 +309,13 @@ def main() -> None:
     parser.add_argument("shown", nargs="*", metavar="WHAT", default=["life", "nodes", "idle"], help="life, nodes, idle")
     parser.add_argument("--repeats", type=int, default=3, metavar="N")
     parser.add_argument("--tasks", type=int, default=20_000, metavar="N")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for which idle workers are watched")
-    parser.add_argument("--settle", type=float, default=30.0, help="seconds before that")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=420.0,
+        help="for which idle workers are watched: most partitions hear of each of them every 400 s",
+    )
+    parser.add_argument("--settle", type=float, default=60.0, help="seconds before that")
     args = parser.parse_args()
     print(f"load before: {os.getloadavg()[0]:.1f}")
     for name in args.shown:
