@@ -578,6 +578,12 @@ async def test_while_redis_is_down_clients_are_asked_to_come_back(
     assert (await service.get("/health")).status_code == 503
     server.start()
     await eventually(service.is_up, 20)
+
+    async def serves() -> bool:
+        """Its connection for what it puts in is another one, with a pause of its own between two tries."""
+        return (await service._client.post("/whereabouts")).is_success
+
+    await eventually(serves)
     assert (await service.post("/whereabouts"))[1] == service.process.pid
 
 

@@ -97,9 +97,11 @@ async def test_a_watched_run_goes_on_when_what_failed_is_requeued(queue: TaskQue
     run = await queue.enqueue(first() >> second(), user_id="anna")
     seen: list[tuple[str, TaskState]] = []
     watching = asyncio.create_task(collect(run, seen))
+    await eventually(lambda: seen)
     async with Worker(queue):
         with contextlib.suppress(TaskFailed):
             await run["first"].result(20)
+        await eventually(lambda: ("first", TaskState.FAILED) in seen)
         fails = False
         await queue.requeue(run["first"])
         await asyncio.wait_for(watching, 20)

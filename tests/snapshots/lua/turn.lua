@@ -3347,11 +3347,14 @@ local function new_limits()
     end
   end
 
-  -- The user may have become able to use a place.
+  -- The user may have become able to use a place. Who could not was none to ask one for from elsewhere.
   function it.came_back(user)
     local id = call('ZRANGE', place_key('held', user), 0, 0)[1]
     local k = id and call('HGET', task_key(user, id), 'held')
-    if k then free(k, UNLIMITED) end
+    if not k then return end
+    free(k, UNLIMITED)
+    local l = limit(k)
+    if l and l.loans and room(l) < 1 then l.loans.wants(l) end
   end
 
   -- Turns

@@ -47,7 +47,7 @@ local function give_sign()
     for _, name in ipairs(call('ZRANGE', prefix .. 'workers', 0, -1)) do
       slots = slots + (call('HGET', prefix .. 'worker:' .. name, 'concurrency') or 0)
     end
-    call('HSET', state_key, 'slots', slots)
+    if slots ~= before then call('HSET', state_key, 'slots', slots) end
     if slots > before and call('HDEL', state_key, 'held_by_share') == 1 then
       new_sweep().begin()
       new_sweep().tell_a_worker()
