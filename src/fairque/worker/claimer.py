@@ -67,7 +67,7 @@ class Claimer:
         """Whether a claim may have been answered without that coming here."""
         self.rests = False
         """Whether the last claim may be answered anew."""
-        self._is_asking = False
+        self._is_asking = self._is_last = False
         self.errors = 0
         self._may_be_woken = False
 
@@ -117,7 +117,7 @@ class Claimer:
     def begin(self, report: list[Outcome]) -> ClaimOptions:
         """A claim is made, together with the report."""
         self._signals.clear()  # what is told from now on, it may not have seen
-        self._is_asking = True
+        self._is_asking, self._is_last = True, self.has_last_call
         if self._pace.is_failing:
             self._steal_pause.silent()  # only now: it is to last from the end of the outage on
         holds = self._settler.holds - len(report)
@@ -136,7 +136,7 @@ class Claimer:
     def failed(self, error: FairqueError) -> None:
         logger.warning("cannot claim, trying again: %s", error)
         self.errors += 1
-        self.is_unsure = not self.has_last_call  # once is enough
+        self.is_unsure = not self._is_last  # once is enough
         self.rests = self._is_asking = False
         self._may_be_woken = self._may_be_woken and not self._signals.stopping
         self.look()

@@ -81,7 +81,7 @@ class Desk:
         self._claim_number = time.time_ns() // 1000  # beyond those of a process before it under the same id
         self.reporting: asyncio.Task[None] | None = None
         self.claiming: asyncio.Task[None] | None = None
-        self._asked, self._was_slow = 0, False
+        self._asked, self._was_slow, self._is_last = 0, False, False
         self.asked_at = 0.0
         """When it claimed there last."""
         self.is_unsure = False
@@ -257,7 +257,7 @@ class Desk:
 
     def _begin(self, want: int, chosen: Chosen, report: list[Outcome]) -> ClaimOptions:
         self._asked, self.asked_at, self._was_slow = want, time.monotonic(), False
-        self.is_called, self.look_at = False, math.inf
+        self.is_called, self.look_at, self._is_last = False, math.inf, self.has_last_call
         if self._pace.is_failing:
             self.steal_pause.silent()  # only now: it is to last from the end of the outage on
         return {
@@ -277,7 +277,7 @@ class Desk:
     def _failed(self, error: FairqueError, choice: PartitionChoice) -> None:
         logger.warning("cannot claim in partition %d, trying again: %s", self.number, error)
         self.errors += 1
-        self.is_unsure = not self.has_last_call  # once is enough
+        self.is_unsure = not self._is_last  # once is enough
         self.is_waiting, self.look_at = False, 0.0
         self._pace.failed()
         choice.failed(self.number, time.monotonic())
