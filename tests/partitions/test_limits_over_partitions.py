@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fairque import FindingKind, Limit, TaskQueue, Worker, current_task, task
+from fairque import EVERYBODY, FindingKind, Limit, TaskQueue, Worker, current_task, task
 from fairque.redis.delivery import Delivery, Outcome
 from fairque.redis.partitions import partition_of
 from fairque.redis.requester import pack
@@ -252,19 +252,21 @@ async def test_a_check_finds_nothing_wrong_with_places_that_go_around_or_tasks_t
             await handle.result(timeout=30)
 
 
+@pytest.mark.parametrize("paused", ["the user", "everybody"])
 @pytest.mark.parametrize("user", USERS[:4])
-async def test_a_user_that_was_paused_while_its_tasks_were_held_gets_places_when_it_goes_on(
-    queue: TaskQueue, user: str
+async def test_who_was_paused_while_its_tasks_were_held_gets_places_when_it_goes_on(
+    queue: TaskQueue, user: str, paused: str
 ) -> None:
+    whose = user if paused == "the user" else EVERYBODY
     await queue.set_limit("shared-by-all", max_running=1)
     async with Worker(queue, scheduler=False, concurrency=20):
         first = await queue.enqueue(call_crm(0.5), user_id="first")
         await eventually(lambda: running.now.get("crm") == 1)
         handles = [await queue.enqueue(call_crm(), user_id=user) for _ in range(3)]
-        await queue.pause(user)
+        await queue.pause(whose)
         await first.result(timeout=10)
         await eventually(lambda: nothing_is_asked(queue), 20)
-        await queue.resume(user)
+        await queue.resume(whose)
         for handle in handles:
             await handle.result(timeout=10)
 

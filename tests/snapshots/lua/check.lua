@@ -2900,6 +2900,12 @@ local function new_loans()
     end
   end
 
+  -- Whether something is done for those who wait here.
+  function it.asks(l)
+    if l.ledger then return call('ZSCORE', exchanges_key, l.key) ~= false end
+    return l.loan.since > 0
+  end
+
   -- Places have become free: those that others wait for go to them.
   function it.freed(k, l)
     if not (l and l.loans) then -- nothing limits it any more, or a pause alone
@@ -3383,14 +3389,11 @@ local function new_limits()
     end
   end
 
-  -- The user may have become able to use a place. Who could not was none to ask one for from elsewhere.
+  -- The user may have become able to use a place.
   function it.came_back(user)
     local id = call('ZRANGE', place_key('held', user), 0, 0)[1]
     local k = id and call('HGET', task_key(user, id), 'held')
-    if not k then return end
-    free(k, UNLIMITED)
-    local l = limit(k)
-    if l and l.loans and room(l) < 1 then l.loans.wants(l) end
+    if k then free(k, UNLIMITED) end
   end
 
   -- Turns
@@ -3464,6 +3467,12 @@ local function new_limits()
     return given, tonumber(call('ZRANGE', users_of(k), 0, 0, 'WITHSCORES')[2] or math.huge) <= last
   end
 
+  -- Places come from elsewhere for those who can run. Who could not, for whatever reason, may be able to by now.
+  local function ask_for_places(l)
+    if not l.loans or l.paused or l.uncounted or room(l) >= 1 or l.loans.asks(l) then return end
+    if it.need(l.key) > 0 then l.loans.wants(l) end
+  end
+
   -- Returns how many it let in.
   local function look(k, most, woken)
     local l = limit(k)
@@ -3473,6 +3482,7 @@ local function new_limits()
     if places > 0 then given, is_cut = let_in(k, l, math.min(places, most), woken) end
     local user = call('ZRANGE', users_of(k), 0, 0)[1]
     if not user then return given end
+    if l then ask_for_places(l) end
     is_cut = is_cut or not l or (given == most and given < places)
     local at = is_cut and now or next_look(l)
     call('ZADD', held_key, at, k)

@@ -494,6 +494,12 @@ local function new_loans()
     end
   end
 
+  -- Whether something is done for those who wait here.
+  function it.asks(l)
+    if l.ledger then return call('ZSCORE', exchanges_key, l.key) ~= false end
+    return l.loan.since > 0
+  end
+
   -- Places have become free: those that others wait for go to them.
   function it.freed(k, l)
     if not (l and l.loans) then -- nothing limits it any more, or a pause alone
