@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -96,9 +98,11 @@ async def test_what_it_was_handed_is_told_again_to_who_asks_again(queue: TaskQue
     await listening.claim(7)
     await queue.enqueue(nothing(), user_id="acme", task_id="first")
     _, claim = await listening.answer()
-    [again] = await listening.claim(7, rested=True)
     [first] = claim.deliveries
+    await eventually(lambda: time.time() * 1000 > first.started_ms + 5)
+    [again] = await listening.claim(7, rested=True)
     assert (again.id, again.stream_id, again.attempt, again.body) == (first.id, first.stream_id, 1, first.body)
+    assert again.started_ms == first.started_ms
     assert await listening.claim(8) == []
 
 
@@ -142,6 +146,25 @@ async def test_a_call_answers_some_of_those_who_rest_and_tells_the_others_of_wor
             await each.leave()
     finally:
         await store.close()
+
+
+@pytest.mark.leaves_keys
+@pytest.mark.parametrize("held_back", ["until it is due", "by a pause"])
+async def test_nobody_is_served_before_those_whose_time_has_come(
+    queue: TaskQueue, listening: IdleWorker, held_back: str
+) -> None:
+    """They are let in by claims, and stand beside the others then."""
+    at = datetime.now(UTC) + timedelta(seconds=0.1)
+    if held_back == "by a pause":
+        await queue.enqueue(nothing(), user_id="zoe")
+        await queue.pause("zoe", until=at)
+    else:
+        await queue.enqueue(nothing(), user_id="zoe", execute_after=at)
+    assert await listening.claim(7) == []
+    await eventually(lambda: datetime.now(UTC) > at + timedelta(milliseconds=5))
+    await queue.enqueue_many([nothing() for _ in range(3)], user_id="acme")
+    assert await listening.message() == b""
+    assert {of.user_id for of in await listening.claim(7, 2, rested=True)} == {"acme", "zoe"}
 
 
 @pytest.mark.leaves_keys

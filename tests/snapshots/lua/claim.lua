@@ -1,8 +1,8 @@
 #!lua
 -- Promote what is due, steal from silent workers, then serve fairly.
 -- KEYS[1]  state
--- Returns  {now, ms for which the worker may sleep, -1 for ever, -2: the lists of its assignments are to be sent, or -3: what
---          governs all users was changed elsewhere, then per delivery: user, id, lane, stream id, attempt, score, history, body}. history: '' at the first delivery, else 'failures lost returned returned-since queued canceling'
+-- Returns  {when what it hands out begins: now, or where that is told again, then; ms for which the worker may sleep, -1
+--          for ever, -2: the lists of its assignments are to be sent, or -3: what governs all users was changed elsewhere, then per delivery: user, id, lane, stream id, attempt, score, history, body}. history: '' at the first delivery, else 'failures lost returned returned-since queued canceling'
 --          body: '' where there is one too many: it is to be put back
 -- Cost     O(wanted log users), plus O(1) per promoted and stolen task, both bounded
 local keys_of_call, values_of_call = KEYS, ARGV
@@ -5111,6 +5111,7 @@ function claim_again(claim, work)
     local body = known.worker == worker and known.stream_id ~= '' and load_body(user, id, max_message_bytes)
     if body then
       call('XCLAIM', stream_key(known.lane, user), 'workers', worker, 0, known.stream_id, 'JUSTID')
+      work.served[1] = tonumber(known.started) or now -- all of them began with the first try
       if not has_first then fits = work.has_room() end
       work.note(user, id, known.lane, known.stream_id, attempt_in(known.attempt), known.score,
         history_of(known, known.lost, known.alone, has_first), fits and body or '', has_first)

@@ -2162,6 +2162,16 @@ function leave_at_rest(claim)
 end
 end
 
+-- lib/due_now.lua
+-- Whether a claim would let somebody in whose time has come: a task is due, or a user that was parked may go on.
+
+local function is_anybody_due()
+  for _, key in ipairs({ due_key, prefix .. 'parked' }) do
+    if redis.pcall('ZCOUNT', key, '-inf', now) ~= 0 then return true end -- also where it is of another type
+  end
+  return false
+end
+
 -- lib/assigned.lua
 
 -- Whether the lists of all assignments of a claim are known. Those that came with the call are noted.
@@ -2649,6 +2659,7 @@ function claim_again(claim, work)
     local body = known.worker == worker and known.stream_id ~= '' and load_body(user, id, max_message_bytes)
     if body then
       call('XCLAIM', stream_key(known.lane, user), 'workers', worker, 0, known.stream_id, 'JUSTID')
+      work.served[1] = tonumber(known.started) or now -- all of them began with the first try
       if not has_first then fits = work.has_room() end
       work.note(user, id, known.lane, known.stream_id, attempt_in(known.attempt), known.score,
         history_of(known, known.lost, known.alone, has_first), fits and body or '', has_first)
@@ -5490,6 +5501,8 @@ leaves_limits_alone = true -- where there are some, nothing is answered, and who
 -- Whether the worker listens, and will be told by `answer_resting`.
 function give_later(worker)
   if not is_usual or chosen and #chosen == MOST_ANSWERED then return false end
+  is_usual = chosen or not is_anybody_due() -- whom a claim lets in stands beside those who are served then
+  if not is_usual then return false end
   local claim = redis.pcall('GETDEL', resting_key(worker))
   if type(claim) ~= 'string' or call('PUBSUB', 'SHARDNUMSUB', prefix .. 'wake:' .. worker)[2] == 0 then return false end
   chosen = chosen or {}

@@ -2239,18 +2239,24 @@ function new_between(claim, is_for_all)
   return it
 end
 end
+
+-- lib/due_now.lua
+-- Whether a claim would let somebody in whose time has come: a task is due, or a user that was parked may go on.
+
+local function is_anybody_due()
+  for _, key in ipairs({ due_key, prefix .. 'parked' }) do
+    if redis.pcall('ZCOUNT', key, '-inf', now) ~= 0 then return true end -- also where it is of another type
+  end
+  return false
+end
 -- ARGV[1] is the msgpack of Heads: groups: Sequence[str]
 --   groups: assignments, first to last; ``*`` is everyone. The first one of which somebody is ready counts.
 local args
 local groups
-local function is_over(key)
-  local first = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
-  return first and tonumber(first) <= now
-end
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   groups = args[1]
-  return sight_of(groups, new_stand(), not lines.lowest(root) and (is_over(due_key) or is_over(prefix .. 'parked')))
+  return sight_of(groups, new_stand(), not lines.lowest(root) and is_anybody_due())
 end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values

@@ -1,8 +1,8 @@
 #!lua
 -- Promote what is due, steal from silent workers, then serve fairly.
 -- KEYS[1]  state
--- Returns  {now, ms for which the worker may sleep, -1 for ever, -2: the lists of its assignments are to be sent, or -3: what
---          governs all users was changed elsewhere, then per delivery: user, id, lane, stream id, attempt, score, history, body}. history: '' at the first delivery, else 'failures lost returned returned-since queued canceling'
+-- Returns  {when what it hands out begins: now, or where that is told again, then; ms for which the worker may sleep, -1
+--          for ever, -2: the lists of its assignments are to be sent, or -3: what governs all users was changed elsewhere, then per delivery: user, id, lane, stream id, attempt, score, history, body}. history: '' at the first delivery, else 'failures lost returned returned-since queued canceling'
 --          body: '' where there is one too many: it is to be put back
 -- Cost     O(wanted log users), plus O(1) per promoted and stolen task, both bounded
 --@include alive

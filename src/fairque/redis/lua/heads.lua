@@ -10,9 +10,6 @@
 --@include state
 --@include fair
 --@include between
+--@include due_now
 --@arguments
-local function is_over(key)
-  local first = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
-  return first and tonumber(first) <= now
-end
-return sight_of(groups, new_stand(), not lines.lowest(root) and (is_over(due_key) or is_over(prefix .. 'parked')))
+return sight_of(groups, new_stand(), not lines.lowest(root) and is_anybody_due())

@@ -53,6 +53,7 @@ local function claim_again(claim, work)
     local body = known.worker == worker and known.stream_id ~= '' and load_body(user, id, max_message_bytes)
     if body then
       call('XCLAIM', stream_key(known.lane, user), 'workers', worker, 0, known.stream_id, 'JUSTID')
+      work.served[1] = tonumber(known.started) or now -- all of them began with the first try
       if not has_first then fits = work.has_room() end
       work.note(user, id, known.lane, known.stream_id, attempt_in(known.attempt), known.score,
         history_of(known, known.lost, known.alone, has_first), fits and body or '', has_first)

@@ -5,6 +5,7 @@
 --@include state
 --@include wake
 --@include rest
+--@include due_now
 --@include assigned
 --@include claimed
 --@include depend
@@ -23,6 +24,8 @@ leaves_limits_alone = true -- where there are some, nothing is answered, and who
 -- Whether the worker listens, and will be told by `answer_resting`.
 function give_later(worker)
   if not is_usual or chosen and #chosen == MOST_ANSWERED then return false end
+  is_usual = chosen or not is_anybody_due() -- whom a claim lets in stands beside those who are served then
+  if not is_usual then return false end
   local claim = redis.pcall('GETDEL', resting_key(worker))
   if type(claim) ~= 'string' or call('PUBSUB', 'SHARDNUMSUB', prefix .. 'wake:' .. worker)[2] == 0 then return false end
   chosen = chosen or {}
