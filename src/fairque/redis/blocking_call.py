@@ -12,13 +12,13 @@ from fairque.redis.keys import Keys
 from fairque.redis.requester import BlockingRequester, pack
 from fairque.redis.scripts import MOST_LOADS, Script, load
 
-__all__ = ["call_blocking"]
+__all__ = ["call_blocking", "packed_call"]
 
 
 def call_blocking(requester: BlockingRequester, keys: Keys, arguments: Arguments, values: Sequence[bytes] = ()) -> Any:
     """Run the script that these are the arguments of, once. Raises what `BlockingRequester.request` does."""
     script, args = load(arguments.script, arguments.package), [encode(arguments), *values]
-    command = pack(script.called(keys.of_calls, args))
+    command = packed_call(keys, arguments, values)
     for _ in range(MOST_LOADS):
         try:
             return requester.request(command)
@@ -26,6 +26,12 @@ def call_blocking(requester: BlockingRequester, keys: Keys, arguments: Arguments
             if (refusal := _load(requester, script)) is not None:
                 return _spelled_out(requester, pack(script.spelled_out(keys.of_calls, args)), refusal)
     raise StoreError(f"the server forgets script {script.name!r} each time it is loaded")
+
+
+def packed_call(keys: Keys, arguments: Arguments, values: Sequence[bytes] = ()) -> bytes:
+    """As the server reads it, which may not know the script."""
+    script = load(arguments.script, arguments.package)
+    return pack(script.called(keys.of_calls, [encode(arguments), *values]))
 
 
 def _spelled_out(requester: BlockingRequester, command: bytes, refusal: QueueUnavailable) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
 
 from fairque.redis.connector import Connector
 from fairque.redis.requester import BlockingRequester
@@ -23,6 +26,24 @@ class BlockingConnections:
         if connector not in self._requesters:
             self._requesters[connector] = _SharingRequester(connector, self._by_address)
         return self._requesters[connector]
+
+    def ask_together(self, asked: Sequence[tuple[Connector, bytes]]) -> list[Any]:
+        """The replies to requests in one message, errors among them: fewer where the connection breaks.
+
+        None at all, and nothing is sent, where there is no connection yet, or where not all lead to the same node.
+        """
+        addresses = {connector.find_blocking() for connector, _ in asked}
+        if len(addresses) != 1 or (connection := self._by_address.pop(address := addresses.pop(), None)) is None:
+            return []
+        replies: list[Any] = []
+        try:
+            connection.send_packed_command([command for _, command in asked], check_health=False)
+            replies.extend(_reply_of(connection) for _ in asked)  # those before a failure stay
+        except (RedisError, OSError):
+            connection.disconnect()
+        else:
+            self._by_address[address] = connection
+        return replies
 
     def close(self) -> None:
         by_address, self._by_address = self._by_address, {}
@@ -45,3 +66,10 @@ class _SharingRequester(BlockingRequester):
             connection, self._connection = self._connection, None
             if connection is not None:
                 self._by_address[self._address] = connection
+
+
+def _reply_of(connection: Any) -> Any:
+    try:
+        return connection.read_response(disable_decoding=True)
+    except ResponseError as exc:
+        return exc

@@ -45,7 +45,7 @@ from fairque.redis.store_xcom import XComScripts
 from fairque.settings import QueueSettings
 from fairque.tasks.message import new_nonce
 
-__all__ = ["ClaimOptions", "HealthFacts", "Renewed", "Signed", "Store", "renew", "report", "sign"]
+__all__ = ["ClaimOptions", "HealthFacts", "Renewed", "Store", "renew", "report"]
 
 logger = logging.getLogger("fairque.store")
 WORKER_TTL_MS = 60_000
@@ -530,27 +530,6 @@ def renew(
         else:
             gone.append((deliveries[at], Refusal(why)))
     return Renewed(gone, [deliveries[position] for position in canceled], moved, bool(fires))
-
-
-class Signed(NamedTuple):
-    """Whether the scheduler in the worker's process is to look at schedules, as nobody else does, and whether the
-    worker is to renew instead, with all that is to be known of it.
-    """
-
-    is_to_fire: bool
-    is_to_renew: bool
-
-
-def sign(
-    requester: BlockingRequester,
-    keys: Keys,
-    worker: str,
-    changed: dict[str, Any],
-    ttl_ms: int = WORKER_TTL_MS,
-    scheduler: str = "",
-) -> Signed:
-    """The sign of life of a worker that has no deliveries, and has renewed before. For the rest see `renew`."""
-    return Signed(*map(bool, call_blocking(requester, keys, arguments.Sign(worker, ttl_ms, changed, scheduler))))
 
 
 def _names_of(groups: Sequence[UserGroup]) -> list[str]:

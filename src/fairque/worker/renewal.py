@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -24,7 +25,8 @@ from fairque.redis.delivery import Delivery, Refusal
 from fairque.redis.places import UserElsewhere
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.shared_blocking import BlockingConnections
-from fairque.redis.store import WORKER_TTL_MS, Renewed, renew, sign
+from fairque.redis.signs import Sign, Signed, sign, sign_together
+from fairque.redis.store import WORKER_TTL_MS, Renewed, renew
 from fairque.redis.url import Address
 from fairque.scheduler.scheduler import TaskScheduler
 from fairque.worker.description import describe_worker, names_known
@@ -48,6 +50,8 @@ IDLE_HEARTBEAT_SECONDS = 15.0
 SPREAD_HEARTBEAT_SECONDS, AS_OFTEN = 25.0, 4
 """To each of so many partitions. Where there are more, and many workers, all but one partition hear of an idle worker
 more rarely, and forget it later."""
+ALONG = 0.75
+"""Of a pause: partitions that heard of an idle worker so long ago hear of it when another one of their node has to."""
 BATCH = 500
 STALLED = 1
 """Exit code of a process whose loop stood still."""
@@ -63,15 +67,15 @@ class _Round:
         self.settler = settler
         self.run_times = run_times
         self.renewed = self.retry_at = 0.0
-        self.told: dict[str, Any] = {}  # of the worker; nothing where it is not certain what is known there
+        self.told: dict[str, Any] = {}  # of the worker, as far as it is certain what is known there
         self.backoff = Backoff()
 
 
 class _Node:
     """A thread for the partitions of one node: when that does not answer, those of others are renewed all the same."""
 
-    def __init__(self, renew: Callable[[_Round, BlockingRequester], None], *, is_known: bool) -> None:
-        self._renew = renew
+    def __init__(self, look: Callable[[Sequence[_Round], BlockingConnections], None], *, is_known: bool) -> None:
+        self._look = look
         self._is_known = is_known
         self._rounds: queue.SimpleQueue[list[_Round] | None] = queue.SimpleQueue()
         self._is_busy = False
@@ -89,8 +93,7 @@ class _Node:
     def _run(self) -> None:
         connections = BlockingConnections()
         while (rounds := self._rounds.get()) is not None:
-            for each in rounds:
-                self._renew(each, connections.requester(each.connector))
+            self._look(rounds, connections)
             self._is_busy = False
             if not self._is_known:  # where they are is known by now
                 connections.close()
@@ -159,22 +162,28 @@ class Renewal:
                 await self._ended.wait()
 
     def _run(self) -> None:
-        requester = BlockingRequester(self._connector)
+        connections = BlockingConnections()
         try:
             while not self._stopping.is_set():  # at once the first time: others count the slots of this worker
-                try:
-                    self._look(requester)
-                except Exception:  # the thread outlives whatever goes wrong in one round
-                    logger.exception("renewal failed, trying again")
-                    for each in self._rounds:
-                        self._put_off(each)
+                with self._outliving(self._rounds):
+                    self._look(connections)
                 self._on_loop(self.has_tried.set)
                 self._rest()
         finally:
-            requester.close()
+            connections.close()
             for node in self._nodes.values():
                 node.stop()
             self._on_loop(self._ended.set)
+
+    @contextlib.contextmanager
+    def _outliving(self, rounds: Sequence[_Round]) -> Iterator[None]:
+        """The thread outlives whatever goes wrong in a round."""
+        try:
+            yield
+        except Exception:
+            logger.exception("renewal failed, trying again")
+            for each in rounds:
+                self._put_off(each)
 
     def _rest(self) -> None:
         seconds = min(LOOK_SECONDS, self._interval / 2)
@@ -184,13 +193,12 @@ class Renewal:
             seconds = min(seconds, left)
         self.watch.rest(seconds, self._stopping.wait)
 
-    def _look(self, requester: BlockingRequester) -> None:
+    def _look(self, connections: BlockingConnections) -> None:
         if self.watch.look(any(each.settler.holds for each in self._rounds)):
             self._end_process()
         self._slots.look()
         if all(each.connector is self._connector for each in self._rounds):
-            for each in self._rounds:
-                self._look_at(each, requester)
+            self._look_at_all(self._rounds, connections)
         else:
             self._look_at_nodes()
 
@@ -201,23 +209,42 @@ class Renewal:
             rounds[each.connector.address].append(each)
         for address, there in rounds.items():
             if address not in self._nodes:
-                self._nodes[address] = _Node(self._look_safely, is_known=address is not None)
+                self._nodes[address] = _Node(self._look_at_all, is_known=address is not None)
             self._nodes[address].look_at(there)
 
-    def _look_safely(self, each: _Round, requester: BlockingRequester) -> None:
-        """The thread outlives whatever goes wrong in one round."""
-        try:
-            self._look_at(each, requester)
-        except Exception:
-            logger.exception("renewal failed, trying again")
-            self._put_off(each)
+    def _look_at_all(self, rounds: Sequence[_Round], connections: BlockingConnections) -> None:
+        """Those of one node."""
+        with self._outliving(rounds), contextlib.suppress(FairqueError):
+            self._sign_together(rounds, connections)
+        for each in rounds:
+            with self._outliving([each]):
+                self._look_at(each, connections.requester(each.connector))
+
+    def _sign_together(self, rounds: Sequence[_Round], connections: BlockingConnections) -> None:
+        """Idle workers are many: what one has to tell a node goes there in one message, with what is due next. What
+        does not come through that way is told alone.
+        """
+        answered = [each.settler.answered for each in rounds]  # before what is held, see `_look_at`
+        idle = [(each, claims) for each, claims in zip(rounds, answered, strict=True) if self._is_idle(each)]
+        if not any(self._is_due(each, 0, claims) for each, claims in idle):
+            return
+        along = [(each, claims) for each, claims in idle if self._is_due(each, 0, claims, ALONG)]
+        about, now = self._about(), time.monotonic()
+        told = [about | {"claims": claims} for _, claims in along]
+        signs = [
+            (each.connector, each.keys, self._sign(each, fields)) for (each, _), fields in zip(along, told, strict=True)
+        ]
+        for (each, _), fields, signed in zip(along, told, sign_together(connections, signs), strict=True):
+            if signed is not None and self._is_signed(each, fields, signed):
+                each.renewed = now
+                each.backoff.reset()
 
     def _look_at(self, each: _Round, requester: BlockingRequester) -> None:
         answered = each.settler.answered  # before what is held: it is to be no more than that
         held = each.settler.held()
-        now = time.monotonic()
-        if now < max(each.renewed + self._pause(each, held, answered), each.retry_at):
+        if not self._is_due(each, len(held), answered):
             return
+        now = time.monotonic()
         try:
             renewed = self._renew(requester, each, held, answered)
         except FairqueError as exc:
@@ -233,10 +260,18 @@ class Renewal:
             self._on_loop(self._runner.cancel, renewed.canceled)
         for delivery, elsewhere in renewed.moved:
             self._on_loop(each.settler.follow, delivery, elsewhere)
-        if renewed.is_to_fire and self.scheduler is not None:
+        if renewed.is_to_fire:
+            self._fire(each)
+
+    def _fire(self, each: _Round) -> None:
+        if self.scheduler is not None:
             self._on_loop(self.scheduler.look, self._rounds.index(each))
 
-    def _pause(self, each: _Round, held: list[Delivery], answered: int) -> float:
+    def _is_due(self, each: _Round, held: int, answered: int, part: float = 1) -> bool:
+        """Whether so much of its pause is over."""
+        return time.monotonic() >= max(each.renewed + part * self._pause(each, held, answered), each.retry_at)
+
+    def _pause(self, each: _Round, held: int, answered: int) -> float:
         """Seconds between two renewals. Of many partitions, an idle worker claims more rarely than once in a lease, and
         each claim is a sign that would be missed: so it is told that nothing came of it.
         """
@@ -263,17 +298,18 @@ class Renewal:
         each.retry_at = now + each.backoff.next(self._lease / 10 if may_last else longest_pause(self._lease))
 
     def _renew(self, requester: BlockingRequester, each: _Round, held: list[Delivery], answered: int) -> Renewed:
-        fields, told, each.told = self._fields(answered), each.told, {}
-        renewed = None
-        if told and not (held or each.run_times):
-            renewed = self._sign(requester, each, {name: of for name, of in fields.items() if told.get(name) != of})
-        if renewed is None:
-            renewed = self._renew_all(requester, each, held, fields)
+        fields = self._about() | {"claims": answered}
+        if self._is_idle(each) and not held:
+            signed = sign(requester, each.keys, self._sign(each, fields))
+            if self._is_signed(each, fields, signed):
+                return Renewed([], [], [], is_to_fire=False)
+        each.told = {}
+        renewed = self._renew_all(requester, each, held, fields)
         each.told = {} if held else fields  # that it has nothing any more is told with all the rest
         return renewed
 
-    def _fields(self, answered: int) -> dict[str, Any]:
-        """What is told of the worker."""
+    def _about(self) -> dict[str, Any]:
+        """What is told of the worker, but for what differs from partition to partition."""
         return {
             **self._description,
             "running": len(self._runner),
@@ -281,7 +317,6 @@ class Renewal:
             "waiting": self._runner.waiting,
             "memory": memory_used(),
             "draining": int(self._signals.stopping),
-            "claims": answered,
             "names": names_known(self._options),
         }
 
@@ -289,10 +324,22 @@ class Renewal:
     def _scheduler_name(self) -> str:
         return self.scheduler.name if self.scheduler is not None else ""
 
-    def _sign(self, requester: BlockingRequester, each: _Round, changed: dict[str, Any]) -> Renewed | None:
-        """Of an idle worker, which costs a fraction. None: all of it is to be told."""
-        signed = sign(requester, each.keys, self._options.worker_id, changed, self._ttl_ms, self._scheduler_name)
-        return None if signed.is_to_renew else Renewed([], [], [], signed.is_to_fire)
+    def _is_idle(self, each: _Round) -> bool:
+        """Whether a sign of life says all that there is to say, which costs a fraction."""
+        return bool(each.told) and not (each.settler.holds or each.run_times)
+
+    def _sign(self, each: _Round, fields: dict[str, Any]) -> Sign:
+        """Until there is an answer, what has changed is not certain."""
+        changed = {name: of for name, of in fields.items() if each.told.get(name) != of}
+        each.told = {name: of for name, of in each.told.items() if name not in changed}
+        return Sign(self._options.worker_id, self._ttl_ms, changed, self._scheduler_name)
+
+    def _is_signed(self, each: _Round, fields: dict[str, Any], signed: Signed) -> bool:
+        """Else it is to renew, with all that is to be known."""
+        each.told = {} if signed.is_to_renew else fields
+        if signed.is_to_fire:
+            self._fire(each)
+        return not signed.is_to_renew
 
     def _renew_all(
         self, requester: BlockingRequester, each: _Round, held: list[Delivery], fields: dict[str, Any]
