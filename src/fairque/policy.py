@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -17,6 +17,7 @@ from fairque.errors import InvalidInput
 __all__ = [
     "Breaker",
     "Policy",
+    "PolicyChange",
     "Rate",
     "as_breaker",
     "as_rate",
@@ -220,6 +221,19 @@ def stored_in(packed: bytes) -> dict[str, Any]:
     """The fields in Redis, as `changes_of` writes them."""
     found: dict[str, Any] = msgspec.msgpack.decode(packed) if packed else {}
     return found
+
+
+class PolicyChange(NamedTuple):
+    """What becomes another in a policy, by its fields in Redis. Of `forget` ``*`` is all of it."""
+
+    changes: Mapping[str, Any]
+    forget: Sequence[str] = ()
+
+    def applied_to(self, packed: bytes) -> bytes:
+        """As the script `policy` does it; b"" where nothing is left."""
+        kept = {} if "*" in self.forget else stored_in(packed)
+        fields = {name: value for name, value in kept.items() if name not in self.forget} | dict(self.changes)
+        return msgspec.msgpack.encode(fields) if fields else b""
 
 
 def policy_in(packed: bytes) -> Policy:

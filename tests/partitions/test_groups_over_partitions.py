@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fairque import EVERYBODY, FairQueueConfig, InvalidInput, TaskQueue, Worker, current_task, task
+from fairque import (
+    EVERYBODY,
+    FairQueueConfig,
+    InvalidInput,
+    Policy,
+    TaskQueue,
+    Worker,
+    current_task,
+    task,
+)
 from fairque.redis.keys import encode_user
 from fairque.redis.partitions import partition_of
 from fairque.redis.places import MovedUser
+from fairque.transfer.moving import _Move
+from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from tests.support.servers import Server
@@ -46,6 +57,8 @@ async def fill(queue: TaskQueue, users: list[str], each: int) -> None:
 
 PLACE = home_of("@acme")
 AWAY = (PLACE + 1) % COUNT
+THIRD = next(name for n in range(40) if home_of("@" + (name := f"group-{n}")) == (PLACE + 3) % COUNT)
+OTHER = next(name for n in range(40) if home_of("@" + (name := f"group-{n}")) == AWAY)
 
 
 async def test_who_joins_a_group_is_carried_to_where_it_lives_with_all_that_it_has(queue: TaskQueue) -> None:
@@ -104,25 +117,147 @@ async def test_who_leaves_a_group_stays_where_it_is(queue: TaskQueue) -> None:
 
 
 async def test_who_changes_to_another_group_moves_on(queue: TaskQueue) -> None:
-    other = next(name for n in range(40) if home_of("@" + (name := f"group-{n}")) == AWAY)
     [user] = users_in((PLACE + 2) % COUNT, 1)
     await fill(queue, [user], 2)
     await queue.set_policy(user, group="acme", max_running=3)
-    policy = await queue.set_policy(user, group=other)
-    assert (policy.group, policy.max_running) == (other, 3)
+    policy = await queue.set_policy(user, group=OTHER)
+    assert (policy.group, policy.max_running) == (OTHER, 3)
     assert await place_of(queue, user) == AWAY
     assert (await queue.user(user)).queued == 2
     assert (await queue.check()).findings == ()
 
 
 async def test_who_is_to_be_in_two_groups_at_once_is_in_one_and_lives_there(queue: TaskQueue) -> None:
-    other = next(name for n in range(40) if home_of("@" + (name := f"group-{n}")) == AWAY)
     [user] = users_in((PLACE + 2) % COUNT, 1)
     async with TaskQueue(queue.connector.url, name=queue.name) as second:
-        await asyncio.gather(second.set_policy(user, group=other), queue.set_policy(user, group="acme"))
+        await asyncio.gather(second.set_policy(user, group=OTHER), queue.set_policy(user, group="acme"))
     group = (await queue.get_policy(user)).group
-    assert group in ("acme", other)
+    assert group in ("acme", OTHER)
     assert await place_of(queue, user) == home_of(f"@{group}")
+    assert (await queue.check()).findings == ()
+
+
+async def test_who_changes_its_group_to_and_fro_is_always_in_one_with_all_that_was_said(queue: TaskQueue) -> None:
+    [user] = users_in((PLACE + 2) % COUNT, 1)
+    await fill(queue, [user], 30)
+    wanted = [Policy(group="acme", weight=2, max_running=3), Policy(group=OTHER, weight=5, max_bytes=1 << 20)]
+    await queue.set_policy(user, group="acme", weight=2, max_running=3)
+    seen: Counter[str] = Counter()
+
+    async def look(other: TaskQueue) -> None:
+        while True:
+            policy = await other.get_policy(user)
+            assert policy in wanted
+            assert (await other.explain(user)).weight in (2, 5)
+            seen[str(policy.group)] += 1
+
+    async with TaskQueue(queue.connector.url, name=queue.name) as other:
+        watcher = asyncio.create_task(look(other))
+        for _ in range(10):
+            await queue.set_policy(user, group=OTHER, weight=5, max_running=None, max_bytes=1 << 20)
+            await queue.set_policy(user, group="acme", weight=2, max_running=3, max_bytes=None)
+        watcher.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await watcher
+    assert seen.keys() == {"acme", OTHER}
+    assert (await queue.check()).findings == ()
+    assert (await queue.user(user)).queued == 30
+
+
+async def test_who_has_nothing_yet_is_put_into_a_group(queue: TaskQueue) -> None:
+    [user] = users_in(AWAY, 1)
+    assert await queue.set_policy(user, group="acme", min_running=2) == Policy(group="acme", min_running=2)
+    assert await place_of(queue, user) == PLACE
+    assert (await queue.check()).findings == ()
+    assert await queue.policies() == {user: Policy(group="acme", min_running=2)}
+    await queue.clear_policy(user)
+    assert await place_of(queue, user) == PLACE
+    assert (await queue.check()).findings == ()
+
+
+async def test_a_limit_of_bytes_that_comes_or_goes_with_a_group_counts_what_is_there(queue: TaskQueue) -> None:
+    [user], [alike] = users_in(AWAY, 1), users_in(PLACE, 1)
+    for each in (user, alike):
+        await fill(queue, [each], 50)
+        await queue.set_policy(each, group="acme", max_bytes=1 << 20, paused=True)
+    async with Worker(queue, poll_interval=0.1):  # whose claims count
+        await eventually(lambda: have_as_many_bytes(queue, user, alike))
+    assert (await queue.check()).findings == ()
+    await queue.set_policy(user, group=OTHER, max_bytes=None)
+    assert (await queue.explain(user)).bytes is None
+    assert (await queue.check()).findings == ()
+    await queue.set_policy(user, max_bytes=1 << 20)
+    async with Worker(queue, poll_interval=0.1):
+        await eventually(lambda: have_as_many_bytes(queue, user, alike))
+
+
+async def have_as_many_bytes(queue: TaskQueue, *users: str) -> bool:
+    [least, most] = sorted([(await queue.explain(user)).bytes or 0 for user in users])
+    return 500 < least == most
+
+
+async def test_who_is_on_its_way_to_a_group_that_moves_on_goes_where_that_lives(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [user], [member] = users_in((PLACE + 2) % COUNT, 1), users_in(PLACE, 1)
+    await queue.set_policy(member, group="acme")
+    await fill(queue, [user], 2)
+    looks = 0
+
+    async def too_early(move: _Move, policy: bytes) -> None:
+        nonlocal looks
+        await real(move, policy)
+        looks += 1
+        if looks == 1:
+            await queue.move_group("acme", AWAY)
+
+    real = _Move._refuse_grouped
+    monkeypatch.setattr(_Move, "_refuse_grouped", too_early)
+    assert (await queue.set_policy(user, group="acme", weight=4)) == Policy(group="acme", weight=4)
+    assert looks > 1
+    assert await place_of(queue, user) == await place_of(queue, member) == AWAY
+    assert (await queue.user(user)).queued == 2
+    assert (await queue.check()).findings == ()
+
+
+async def test_a_group_that_moves_takes_along_who_is_about_to_arrive(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [user] = users_in((PLACE + 2) % COUNT, 1)
+    async with TaskQueue(queue.connector.url, name=queue.name) as other:
+        moving: list[asyncio.Task[int]] = []
+
+        async def late(move: _Move, epoch: int) -> None:
+            if not moving:
+                moving.append(asyncio.create_task(other.move_group("acme", AWAY)))
+                await eventually(lambda: _lives_in(queue, "@acme", AWAY))
+            await real(move, epoch)
+
+        real = _Move._leave
+        monkeypatch.setattr(_Move, "_leave", late)
+        await queue.set_policy(user, group="acme", weight=4)
+        assert await moving[0] == 1
+    assert await queue.get_policy(user) == Policy(group="acme", weight=4)
+    assert await place_of(queue, user) == AWAY
+    assert (await queue.check()).findings == ()
+
+
+async def _lives_in(queue: TaskQueue, name: str, partition: int) -> bool:
+    return queue.reader.parts.index(await queue.reader.home_of(name)) == partition
+
+
+async def test_members_that_have_changed_to_another_group_do_not_keep_theirs_from_moving(queue: TaskQueue) -> None:
+    users = [users_in(PLACE, 12)[n] for n in range(12)]
+    for user in users:
+        await queue.set_policy(user, group="acme")
+
+    async def change() -> None:
+        for user in reversed(users):
+            await queue.set_policy(user, group=THIRD)
+
+    await asyncio.gather(change(), queue.move_group("acme", AWAY))
+    assert {await place_of(queue, user) for user in users} == {home_of(f"@{THIRD}")}
+    assert {(await queue.get_policy(user)).group for user in users} == {THIRD}
     assert (await queue.check()).findings == ()
 
 

@@ -12,6 +12,7 @@ goes on with those who are not there yet.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from fairque.redis.keys import decode_user
 from fairque.redis.partitions import partition_of
 from fairque.redis.places import HERE, MovedUser, root_of
 from fairque.redis.store import Store
-from fairque.transfer.moving import check_partition, move
+from fairque.transfer.moving import InGroup, check_partition, move
 
 __all__ = ["governed_in", "move_group"]
 
@@ -37,8 +38,9 @@ async def move_group(store: Store, group: str, partition: int) -> int:
     for part in store.parts:
         if part is not target:
             async for user in _members_in(part, root):
-                await move(store, decode_user(user.encode()), partition)
-                carried += 1
+                with contextlib.suppress(InGroup):  # in another one by now
+                    moved = await move(store, decode_user(user.encode()), partition)
+                    carried += moved.records > 0
             await _forget(part, root)
     return carried
 

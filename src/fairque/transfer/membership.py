@@ -1,4 +1,4 @@
-"""`write_policy`: changes a policy; a user who is to be in a group is carried to where that lives before.
+"""`write_policy`: changes a policy; a user who is to be in a group is carried to where that lives, and is in it there.
 
 In a queue with partitions a group is served by one choice, so all who are in it live in one partition: where its root
 lives, the first name of its path, by the hash of that or where the group was moved to.
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairque.errors import QueueUnavailable
-from fairque.policy import stored_in
+from fairque.policy import PolicyChange
 from fairque.redis.keys import decode_user
 from fairque.redis.places import MembersApart
 from fairque.redis.store import Store
@@ -36,16 +36,16 @@ async def write_policy(
         try:
             await store.set_policy(whose, changes, forget)
         except MembersApart as exc:
-            await _join(store, bulk, exc)
+            if await _join(bulk, exc, PolicyChange(changes, forget)):
+                return
         else:
             return
     raise QueueUnavailable(f"user {decode_user(whose.encode())!r} is moved elsewhere each time by others: call again")
 
 
-async def _join(store: Store, bulk: Store, apart: MembersApart) -> None:
-    """It leaves the group in which it is before, as who is in one does not leave that alone."""
-    [before] = await store.policies([apart.user])
-    if "group" in stored_in(before):
-        await store.set_policy(apart.user, {}, ["group"])
-    with contextlib.suppress(InGroup):  # another put it into one meanwhile
-        await move(bulk, decode_user(apart.user.encode()), apart.partition)
+async def _join(store: Store, apart: MembersApart, change: PolicyChange) -> bool:
+    """Whether it was carried there, and its policy with it: until then it is in the group in which it was."""
+    with contextlib.suppress(InGroup):  # which has moved on meanwhile
+        moved = await move(store, decode_user(apart.user.encode()), apart.partition, change)
+        return moved.records > 0  # else it lived there by then
+    return False

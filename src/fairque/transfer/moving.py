@@ -9,6 +9,9 @@
     forward   where its name leads to, should that be neither
     erase     what it has left
 
+A policy that is to change with the move is carried as it is to be: the user has the old one where it was, until
+`depart`, and the new one where it lives from then on, whoever goes on with it.
+
 A mover that dies before `depart` leaves a user that goes on by itself where it was, and half of it where it was to go,
 which is erased; behind it, whoever comes goes on with the rest: `finish_moves`.
 """
@@ -26,6 +29,7 @@ import msgspec
 
 from fairque.backoff import Backoff
 from fairque.errors import FairqueError, InvalidInput, QueueUnavailable, UserFrozen
+from fairque.policy import PolicyChange, stored_in
 from fairque.redis.keys import decode_user, encode_user
 from fairque.redis.partitions import partition_of
 from fairque.redis.places import MovedUser, UserElsewhere, root_of
@@ -75,13 +79,13 @@ class _HasPlace(QueueUnavailable):
     """What runs of the user counts where it is, for all users of that partition."""
 
 
-async def move(store: Store, user_id: str, partition: int) -> Moved:
-    """See `TaskQueue.move`."""
+async def move(store: Store, user_id: str, partition: int, change: PolicyChange | None = None) -> Moved:
+    """See `TaskQueue.move`. `change`: of the policy, with the move; not where the user lives there already."""
     await check_partition(store, partition)
     backoff, until = Backoff(), time.monotonic() + store.patience
     while True:
         try:
-            return await _moved(store, user_id, partition)
+            return await _moved(store, user_id, partition, change)
         except (UserFrozen, UserElsewhere, _HasPlace):  # others have it, or it has what is to end before
             if (left := until - time.monotonic()) <= 0:
                 raise
@@ -97,11 +101,11 @@ async def check_partition(store: Store, partition: int) -> None:
         raise InvalidInput(f"there is no partition {partition}: this queue has those from 0 to {count - 1}")
 
 
-async def _moved(store: Store, user_id: str, partition: int) -> Moved:
+async def _moved(store: Store, user_id: str, partition: int, change: PolicyChange | None) -> Moved:
     source = await _home(store, encode_user(user_id))
     if source == partition:
         return Moved(user_id=user_id, partition=partition, records=0)
-    records = await _Move(store, user_id, source, partition).run()
+    records = await _Move(store, user_id, source, partition, change).run()
     return Moved(user_id=user_id, partition=partition, records=records)
 
 
@@ -119,8 +123,9 @@ async def _home(store: Store, user: str) -> int:
 
 
 class _Move:
-    def __init__(self, store: Store, user_id: str, source: int, target: int) -> None:
+    def __init__(self, store: Store, user_id: str, source: int, target: int, change: PolicyChange | None) -> None:
         self._store = store
+        self._change = change
         self._user_id, self._user = user_id, encode_user(user_id)
         self._at, self._to = source, target
         self._source, self._target = store.parts[source], store.parts[target]
@@ -145,7 +150,8 @@ class _Move:
     async def _carry(self, passport: bytes) -> None:
         recounts = bool(msgspec.msgpack.decode(passport)["recount"])
         names = await self._names()
-        await self._refuse_grouped(names)
+        policy = await self._policy_to_be(names)
+        await self._refuse_grouped(policy)
         while (before := await self._target.arrive(self._user, self._token, self._at, passport)) is not None:
             if before.token:  # who brought it did not bring all: the user lives here, and stands still by this move
                 await _erase(self._target, self._user, before.token)
@@ -155,6 +161,8 @@ class _Move:
             if not (recounts and kind.name in ("bytes", "bytes-expiring", "xcom-bytes")):
                 async for record in self._records(kind, names):
                     await self._put(record)
+            if kind.name == "policy" and policy:
+                await self._put(ImportedKey(kind.name, "", kind.redis_type, -1, [policy]))
         await self._write()
 
     async def _names(self) -> dict[str, list[str]]:
@@ -178,12 +186,18 @@ class _Move:
             if not await self._source.note_manifest(self._user, self._token, at, keys[at : at + NAMES]):
                 raise _lapsed(self._user_id)
 
-    async def _refuse_grouped(self, names: dict[str, list[str]]) -> None:
-        """But for who follows its group."""
-        async for _, page in self._walk.pages("policy", "string", names.get("policy", ())):
-            group = msgspec.msgpack.decode(page.parts[0]).get("group")
-            if group and await self._store.home_of(root_of(group)) is not self._target:
-                raise InGroup(f"user {self._user_id!r} is in a group, which lives together: move_group() moves it")
+    async def _policy_to_be(self, names: dict[str, list[str]]) -> bytes:
+        """Where it lives next; b"": none."""
+        packed = b""
+        async for _, page in self._walk.pages("policy", "string", names.pop("policy", ())):
+            packed = page.parts[0]
+        return self._change.applied_to(packed) if self._change is not None else packed
+
+    async def _refuse_grouped(self, policy: bytes) -> None:
+        """But for who follows its group, or joins one."""
+        group = stored_in(policy).get("group")
+        if group and await self._store.home_of(root_of(group)) is not self._target:
+            raise InGroup(f"user {self._user_id!r} is in a group, which lives together: move_group() moves it")
 
     # What goes along
 

@@ -463,6 +463,7 @@ end
 local moved_to
 local refuse_all_moved
 local refuse_moved
+local refuse_moved_group
 do
 
 local moved_key
@@ -506,7 +507,7 @@ end
 local function is_of_moved(failure) return string.find(text_of(failure), '^ELSEWHERE ') and true or false end
 
 -- Who is in a group lives where that does: where its root is said to live, as a user is. path: with an '@' in front, or not.
-local function refuse_moved_group(path)
+function refuse_moved_group(path)
   local outermost = path and string.match(path, '^@?([^/]+)')
   if outermost then refuse_moved('@' .. outermost) end
 end
@@ -3734,6 +3735,8 @@ local function refusal_of(record)
   local key = key_of_record(kind, name)
   local found = call('TYPE', key).ok
   if found ~= 'none' and found ~= (TYPES[redis_type] or redis_type) then return { 'type', key } end
+  -- Whoever moves that group looks for those who are on their way to it as well, but only once.
+  if kind == 'policy' and has_moved then refuse_moved_group(cmsgpack.unpack(parts_of(parts)[1]).group) end
   if kind == 'schedule' and found == 'hash' and call('HGET', key, 'user') ~= user then return { 'taken', name } end
 end
 

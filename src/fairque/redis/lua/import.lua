@@ -14,6 +14,7 @@
 --@include dead_kinds
 --@include schedules
 --@include frozen
+--@include moved
 --@include moves
 --@arguments
 local marker = frozen_key(user)
@@ -155,6 +156,8 @@ local function refusal_of(record)
   local key = key_of_record(kind, name)
   local found = call('TYPE', key).ok
   if found ~= 'none' and found ~= (TYPES[redis_type] or redis_type) then return { 'type', key } end
+  -- Whoever moves that group looks for those who are on their way to it as well, but only once.
+  if kind == 'policy' and has_moved then refuse_moved_group(cmsgpack.unpack(parts_of(parts)[1]).group) end
   if kind == 'schedule' and found == 'hash' and call('HGET', key, 'user') ~= user then return { 'taken', name } end
 end
 

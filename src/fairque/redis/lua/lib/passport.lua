@@ -1,10 +1,11 @@
 -- What a user takes along to another partition beside its keys, as a msgpack map:
 -- tag      its tag in the virtual time that partitions share, '' where it has none (lib/between.lua); of who is in a group,
 --          which stands in a line of its own, by how much it was ahead of the clock of that
+-- group    in which it had that, or ''
 -- arrival  the last arrival here, in us: who comes later there is behind what it brings
 -- seen     its place in `users`
 -- epoch    the number of this move: it grows with each one of a user, whatever the clocks of two nodes say
--- recount  whether its bytes are to be counted anew, as they are not counted to the end here
+-- recount  whether its bytes are to be counted anew where they have a limit, as they are not counted, or not to the end, here
 -- Where it arrives, its field `passport` of frozen:<u> keeps it.
 --@include base
 --@include state
@@ -22,20 +23,22 @@ local function passport_of(user)
   if tag and u.up == root then tag = tag + offset_here() elseif tag then tag = math.max(0, tag - u.up.clock) end
   return cmsgpack.pack({
     tag = tag and string.format('%.17g', tag) or '',
+    group = u.policy.group or '',
     arrival = string.format('%.0f', arrival),
     seen = call('ZSCORE', users_key, user) or now_text,
     epoch = string.format('%.0f', math.max(now_us, known + 1)),
-    recount = is_weighing and 1 or 0,
+    recount = (is_weighing or not new_bytes().limit(user)) and 1 or 0,
   })
 end
 
--- At its end: it is where it was, and comes behind nobody who was behind it. Its bytes were counted there, if they were.
+-- At its end: it is where it was, and comes behind nobody who was behind it; who comes into another group has no place in that
+-- yet, as anybody who changes to one. Its bytes were counted there, if they were.
 local MOST_AHEAD_US = 60000000
 local function present_passport(user, packed)
   local brought = cmsgpack.unpack(packed)
   local u = nodes.user(user)
   nodes.reweight(u)
-  local tag = tonumber(brought.tag)
+  local tag = brought.group == (u.policy.group or '') and tonumber(brought.tag) or nil
   if tag and u.up == root then
     lines.keep(root, user, tag - offset_here())
   elseif tag then
@@ -45,9 +48,7 @@ local function present_passport(user, packed)
   call('ZADD', users_key, 'GT', brought.seen, user)
   call('HSET', user_key(user), 'epoch', brought.epoch)
   call('PEXPIRE', user_key(user), USER_TTL)
-  local counted = new_bytes()
-  if not counted.limit(user) then return end
-  if brought.recount == 1 or is_weighing then return new_weighing().recount(user) end
+  if brought.recount == 1 or is_weighing or not new_bytes().limit(user) then return new_weighing().recount(user) end
   local used = prefix .. 'bytes:' .. user
   if call('EXISTS', used) == 1 then call('HSET', used, 'gen', call('HGET', state_key, 'byte_gen') or '0') end
 end
