@@ -21,6 +21,7 @@ from fairque import (
 from fairque.redis.keys import encode_user
 from fairque.redis.partitions import partition_of
 from fairque.redis.places import MovedUser
+from fairque.transfer import group_moves, moving
 from fairque.transfer.moving import _Move
 from tests.support.eventually import eventually
 
@@ -149,6 +150,7 @@ async def test_who_changes_its_group_to_and_fro_is_always_in_one_with_all_that_w
             policy = await other.get_policy(user)
             assert policy in wanted
             assert (await other.explain(user)).weight in (2, 5)
+            assert (await other.policies()).get(user) in wanted
             seen[str(policy.group)] += 1
 
     async with TaskQueue(queue.connector.url, name=queue.name) as other:
@@ -162,6 +164,48 @@ async def test_who_changes_its_group_to_and_fro_is_always_in_one_with_all_that_w
     assert seen.keys() == {"acme", OTHER}
     assert (await queue.check()).findings == ()
     assert (await queue.user(user)).queued == 30
+
+
+async def test_lists_of_policies_have_that_of_where_a_user_lives_while_it_is_moved(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [user] = users_in((PLACE + 2) % COUNT, 1)
+    seen: list[str | None] = []
+
+    async def look_before(move: _Move, epoch: int) -> None:
+        seen.append((await queue.policies())[user].group)
+        await leave(move, epoch)
+
+    async def look_behind(*given: Any) -> None:
+        seen.append((await queue.policies())[user].group)
+        await arrive(*given)
+
+    leave, arrive = _Move._leave, moving._arrive
+    await queue.set_policy(user, group="acme")
+    monkeypatch.setattr(_Move, "_leave", look_before)
+    monkeypatch.setattr(moving, "_arrive", look_behind)
+    for group in (OTHER, "acme"):  # one of the two is asked first
+        await queue.set_policy(user, group=group)
+    assert seen == ["acme", OTHER, OTHER, "acme"]
+
+
+async def test_lists_of_groups_have_the_weight_of_where_a_group_lives(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await queue.set_policy(users_in(PLACE, 1)[0], group="acme/europe")
+    seen: list[float] = []
+
+    async def look(*given: Any) -> moving.Moved:
+        await queue.set_group("acme/europe", weight=next(weights))
+        seen.append((await queue.groups())["acme/europe"])
+        return await move(*given)
+
+    move, weights = group_moves.move, iter((3.0, 4.0))
+    await queue.set_group("acme/europe", weight=2)
+    monkeypatch.setattr(group_moves, "move", look)
+    for to in (AWAY, PLACE):  # one of the two is asked first
+        await queue.move_group("acme", to)
+    assert seen == [3, 4]
 
 
 async def test_who_has_nothing_yet_is_put_into_a_group(queue: TaskQueue) -> None:
@@ -373,8 +417,6 @@ async def test_a_group_that_moves_on_and_comes_back_is_found(queue: TaskQueue) -
 
 
 async def test_a_move_of_a_group_that_was_broken_off_goes_on(queue: TaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fairque.transfer import group_moves
-
     users = await group_of_four(queue)
     carried: list[str] = []
 

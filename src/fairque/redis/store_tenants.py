@@ -35,7 +35,7 @@ class TenantScripts(ScriptCaller):
     ) -> list[list[Any]]:
         """Names behind `after` and what was set, at most so many. Users and groups are encoded, with ``@`` in front."""
         found: list[list[Any]] = await self.call(arguments.Governed(index, after, most))
-        return found
+        return [row[:2] for row in found]
 
     async def explain(self, user_id: str, task_id: str, most: int) -> list[Any]:
         found: list[Any] = await self.call(arguments.Explain(encode_user(user_id), task_id, most))

@@ -2,7 +2,8 @@
 -- The users that have a policy of their own, the groups that have a weight, or the limits: a page of them in the
 -- order of their names, and what was set.
 -- KEYS[1]  state
--- Returns  per name {name, policy as a msgpack map}, per limit {its record, {hand or code, most that run at
+-- Returns  per name {name, policy as a msgpack map}, and of whom another partition may have as well the third: 1, it is on its way
+--          here, or 2, it has left; per limit {its record, {hand or code, most that run at
 --          once or nil, us between two starts or nil, burst or nil, how many run, where it has no template, 1 where it is paused}}
 -- Cost     O(log names + limit)
 local keys_of_call, values_of_call = KEYS, ARGV
@@ -85,17 +86,103 @@ calls[#calls + 1] = function()
   return NEXT
 end
 return (function()
+
+-- lib/frozen.lua
+-- A user stands still while it is carried elsewhere (dump.lua, import.lua): what waits is in no line, what time would bring waits,
+-- and who would change something of it is told so.
+-- frozen:<u>  hash  token: whose it is; why: 'export' or 'move', which end by themselves when the key does, 'import' or 'arrive';
+--                   at: how many records of an import are there; ahead: by how much its tag was ahead of the clock. Of one that
+--                   arrives: source, where it comes from; passport: lib/passport.lua; n:<total>: what it adds to totals
+-- Until then the user is in `damaged` as well, with which everybody leaves it alone: lib/damage.lua.
+
+local function frozen_key(user) return prefix .. 'frozen:' .. user end
+
+local function is_frozen(user) return call('EXISTS', frozen_key(user)) == 1 end
+
+local function refuse_frozen(user)
+  if is_frozen(user) then error({ err = 'FROZEN ' .. user }, 0) end
+end
+
+-- lib/moved.lua
+-- Users who do not live here, though somebody may look for them here, and where they live.
+-- moved  hash  user → '<partition> <epoch>'
+-- In the state: moved, 1 while there are some, so that a partition that nobody left pays nothing.
+-- An epoch is a number that grows with each move of a user: whoever knows a later one is not sent back by an entry that is
+-- older, which a partition may have to which the user is on its way.
+local moved_to
+local refuse_all_moved
+local refuse_moved
+do
+
+local moved_key
+
+-- Where it lives, as it is written there, or false.
+function moved_to(user) return call('HGET', moved_key, user) end
+
+function refuse_moved(user)
+  local place = moved_to(user)
+  if place then error({ err = 'ELSEWHERE ' .. user .. ' ' .. place }, 0) end
+end
+
+-- All of several at once, as they may be many.
+function refuse_all_moved(users)
+  local told = {}
+  for at, place in ipairs(users[1] and call('HMGET', moved_key, unpack(users)) or {}) do
+    if place then told[#told + 1] = users[at] .. ' ' .. place end
+  end
+  if told[1] then error({ err = 'ELSEWHERE ' .. table.concat(told, ' ') }, 0) end
+end
+
+-- From now on it does not live here. Who waits for its tasks is told. False: a later move is known.
+local function mark_moved(user, partition, epoch)
+  local known = tonumber(string.match(moved_to(user) or '', ' (%d+)$') or nil)
+  if known and known > epoch then return false end
+  local place = string.format('%d %d', partition, epoch)
+  call('HSET', moved_key, user, place)
+  call('HSET', state_key, 'moved', 1)
+  call('ZREM', users_key, user) -- it is listed where it lives
+  redis.pcall('SPUBLISH', moved_key, user .. ' ' .. place)
+  return true
+end
+
+-- It lives here from now on.
+local function unmark_moved(user)
+  call('HDEL', moved_key, user)
+  if call('EXISTS', moved_key) == 0 then call('HDEL', state_key, 'moved') end
+end
+
+-- Whether an act failed as its user does not live here.
+local function is_of_moved(failure) return string.find(text_of(failure), '^ELSEWHERE ') and true or false end
+
+-- Who is in a group lives where that does: where its root is said to live, as a user is. path: with an '@' in front, or not.
+local function refuse_moved_group(path)
+  local outermost = path and string.match(path, '^@?([^/]+)')
+  if outermost then refuse_moved('@' .. outermost) end
+end
+calls[#calls + 1] = function()
+  moved_key = prefix .. 'moved'
+  return NEXT
+end
+end
 -- ARGV[1] is the msgpack of Governed: index: str, after: str, most: int
 --   index: policy-users, policy-groups or limit-keys. after: the name before the page, or ''.
 local args
 local index, after, most
 local found
 local names
+local moves
+local may_be_elsewhere
+local function leaning(whose)
+  if call('HGET', frozen_key(whose), 'why') == 'arrive' then return 1 end
+  return moved_to(string.match(whose, '^@[^/]+') or whose) and 2 or nil
+end
 calls[#calls + 1] = function()
   args = cmsgpack.unpack(ARGV[1])
   index, after, most = args[1], args[2], args[3]
   found = {}
   names = call('ZRANGEBYLEX', prefix .. index, after == '' and '-' or '(' .. after, '+', 'LIMIT', 0, most)
+  moves = call('HMGET', state_key, 'moved', 'moves')
+  may_be_elsewhere = moves[1] or moves[2]
   for at, name in ipairs(names) do
     if index == 'limit-keys' then
       local row = call('HMGET', prefix .. 'limit:' .. name, 'by', 'max', 'rate_us', 'burst')
@@ -103,7 +190,7 @@ calls[#calls + 1] = function()
       row[6] = call('HEXISTS', prefix .. 'limit:' .. name, 'paused')
       found[at] = { name, row }
     else
-      found[at] = { name, call('GET', prefix .. 'policy:' .. name) or '' }
+      found[at] = { name, call('GET', prefix .. 'policy:' .. name) or '', may_be_elsewhere and leaning(name) or nil }
     end
   end
   return found
