@@ -208,6 +208,31 @@ async def test_lists_of_groups_have_the_weight_of_where_a_group_lives(
     assert seen == [3, 4]
 
 
+async def test_a_weight_that_is_set_while_a_group_is_taken_elsewhere_is_not_lost(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, weight in (("acme", 2), ("acme/europe", 3), ("acme/asia", 4)):
+        await queue.set_group(name, weight=weight)
+    calls = 0
+
+    async def change(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        taken = await take(*given)
+        if calls == 1:
+            await queue.set_group("acme/europe", weight=6)
+            await queue.set_group("acme/asia", weight=None)
+            await queue.set_group("acme/africa", weight=7)
+        return taken
+
+    take = group_moves._take_weights
+    monkeypatch.setattr(group_moves, "_take_weights", change)
+    await queue.reader.parts[AWAY].set_policy("@acme/old", {"weight": 8.0})  # by a move that was broken off
+    await queue.move_group("acme", AWAY)
+    assert await queue.groups() == {"acme": 2, "acme/europe": 6, "acme/africa": 7}
+    assert (await queue.check()).findings == ()
+
+
 async def test_who_has_nothing_yet_is_put_into_a_group(queue: TaskQueue) -> None:
     [user] = users_in(AWAY, 1)
     assert await queue.set_policy(user, group="acme", min_running=2) == Policy(group="acme", min_running=2)
@@ -438,6 +463,37 @@ async def test_a_move_of_a_group_that_was_broken_off_goes_on(queue: TaskQueue, m
     assert await queue.groups() == {"acme": 3, "acme/europe": 2}
     assert await queue.move_group("acme", AWAY) == 0
     assert (await queue.check()).findings == ()
+
+
+async def test_a_group_that_is_half_moved_takes_at_most_the_share_of_two(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is not in it keeps more than half of what it had, and all of it again when the move has gone on."""
+    first, second, alone = *sorted(users_in(PLACE, 2)), users_in((PLACE + 2) % COUNT, 1)[0]
+    for user in (first, second):
+        await queue.set_policy(user, group="acme")
+    await fill(queue, [first, second, alone], 120)
+
+    async def one(store: Any, user_id: str, partition: int) -> Any:
+        if user_id != first:
+            raise ConnectionError("on purpose")
+        return await real(store, user_id, partition)
+
+    async def share(last: str) -> float:
+        started.clear()
+        async with Worker(queue, concurrency=1):
+            await queue.handle(alone, last).result(timeout=30)
+        return started.count(alone) / len(started)
+
+    real = group_moves.move
+    monkeypatch.setattr(group_moves, "move", one)
+    with pytest.raises(ConnectionError):
+        await queue.move_group("acme", AWAY)
+    monkeypatch.setattr(group_moves, "move", real)
+    assert (await place_of(queue, first), await place_of(queue, second)) == (AWAY, PLACE)
+    assert 0.29 <= await share("t39") <= 0.38
+    assert await queue.move_group("acme", AWAY) == 1
+    assert 0.45 <= await share("t79") <= 0.55
 
 
 async def test_what_is_no_move_of_a_group_is_refused(queue: TaskQueue) -> None:

@@ -3,17 +3,19 @@
     forward  where it goes: it lives there
     policy   there: weights of the group, and of the groups in it
     forward  where it lived, and where its name leads to: from now on it lives there
+    policy   there: what was said where it lived until then
     move     each of its users, who were together and are again
     policy   where it lived: nothing is left of it
 
-Until the last of them has come there are two of it, each with its weight. Whoever is at it may die: called again, it
-goes on with those who are not there yet.
+Until the last of them has come there are two of it, each with its weight: together they take at most twice its share,
+and who is not in it keeps more than half of what it had. Whoever is at it may die: called again, it goes on with those
+who are not there yet.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
 from fairque.policy import stored_in
@@ -49,13 +51,25 @@ async def _take_there(store: Store, root: str, partition: int) -> None:
     home, target = await store.home_of(root), store.parts[partition]
     epoch = max(await target.now_ms(), 1 + max([await part.epoch_of(root) for part in store.parts]))
     await target.forward(MovedUser(root, HERE, epoch))
-    for name, fields in [row async for row in _groups_in(home, root)]:
-        await target.set_policy(name, fields)
+    left = {name: fields async for name, fields in _groups_in(target, root)}  # by a move that was broken off
+    taken = await _take_weights(home, target, root, left)
     moved = MovedUser(root, partition, epoch)
     await home.forward(moved)
     if (first := store.parts[partition_of(root, len(store.parts))]) not in (home, target):
         await first.forward(moved)
     store.places.learn(moved)
+    await _take_weights(home, target, root, taken)
+
+
+async def _take_weights(home: Store, target: Store, root: str, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What was not so before: from its last word on nobody changes it where it lived."""
+    found = {name: fields async for name, fields in _groups_in(home, root)}
+    for name in before.keys() - found.keys():
+        await target.set_policy(name, {}, ["*"])
+    for name, fields in found.items():
+        if before.get(name) != fields:
+            await target.set_policy(name, fields)
+    return found
 
 
 async def _members_in(part: Store, root: str) -> AsyncIterator[str]:
