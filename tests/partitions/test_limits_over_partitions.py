@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -114,6 +115,30 @@ async def test_nothing_is_left_of_places_that_nobody_uses(queue: TaskQueue, serv
             )
 
         await eventually(is_clean, 10)
+
+
+async def test_nothing_is_left_of_a_rate_that_was_taken_back_while_a_partition_had_it(
+    queue: TaskQueue, server: Server
+) -> None:
+    at = home_of_key("started-by-all")
+    away = (at + 1) % PARTITIONS
+    home, part = queue.reader.parts[at], queue.reader.parts[away]
+    await queue.set_limit("started-by-all", rate="1/s burst 1")
+    await queue.enqueue(start(), user_id=next(user for user in USERS if partition_of(user, PARTITIONS) == away))
+    assert (await part.claim("w", 1, latest=0.0, floor=0.0)).deliveries == []
+    found = await part.exchange(10)
+    (told,) = (await home.lend(away, found.at_us, found.asks[at]))[away]
+    assert told.lease > 0
+    await queue.clear_limit("started-by-all")
+
+    async def is_clean() -> bool:
+        await home.exchange(10)
+        return not server.execute("EXISTS", f"{home.keys.prefix}loans::started-by-all")
+
+    await eventually(is_clean, 10)
+    (delivery,) = (await part.claim("w", 1, latest=0.0, floor=0.0)).deliveries
+    await part.settle("w", [Outcome(delivery, "finished", 1000, 0, b"")])
+    await part.leave("w", [()])
 
 
 async def test_a_rate_over_all_users_is_never_exceeded(queue: TaskQueue) -> None:
@@ -282,6 +307,10 @@ async def test_a_user_held_back_by_a_rule_of_its_own_gets_places_by_and_by(
         handles = [await queue.enqueue(call_crm(0.05), user_id=user) for user in USERS[:4] for _ in range(5)]
         for handle in handles:
             await handle.result(timeout=15)
+
+
+def home_of_key(key: str) -> int:
+    return int(hashlib.sha1(f":{key}".encode(), usedforsecurity=False).hexdigest()[:8], 16) % PARTITIONS
 
 
 async def nothing_is_asked(queue: TaskQueue) -> bool:

@@ -3249,6 +3249,16 @@ local function new_lending()
     call('HDEL', loans.ledger_key(k), 'holder', 'lease', 'lease_until', 'starts')
   end
 
+  -- There is no rate any more: nobody waits for it, and who has it is remembered while it may be used. Returns as share_rate.
+  local function end_rate(k, ledger)
+    ledger.rate_waits = 0
+    if ledger.lease == 0 then return nil end
+    if ledger.lease_until > now_us then return math.ceil(ledger.lease_until / 1000) end
+    free_rate(k, ledger)
+  end
+
+  local function end_places(ledger) ledger.own, ledger.keep, ledger.fresh, ledger.waits = 0, 0, 0, 0 end
+
   local function give_rate(l, ledger, each, asked_us)
     local many = math.min(each.need, math.max(1, rate_allows(l.tat, l.rate_us, l.burst) + math.floor(KEPT_RATE_US / l.rate_us)))
     ledger.holder, ledger.lease, ledger.starts = each.partition, next_epoch(0), many
@@ -3324,6 +3334,8 @@ local function new_lending()
     if can_start then own_need, own_users = limited.need(k) end
     if can_start and l.rate_us then next_at = share_rate(k, l, ledger, own_need, own_users, asker, asked_us) end
     if can_start and l.most then share_places(l, ledger, own_need, own_users, row_of_asker) end
+    if not (l and l.rate_us) then next_at = end_rate(k, ledger) end
+    if not (l and l.most) then end_places(ledger) end
     for partition, row in pairs(ledger.rows) do
       if not (l and l.rate_us) then row.rate_need = 0 end
       if not (l and l.most) then row.need = 0 end
