@@ -107,7 +107,7 @@ class Order(NamedTuple):
             pointer=self.pointer,
             span_ms=self.span_ms,
             longest_ms=self.longest_ms,
-            limits=tuple(_name_in_redis(key, self.user_id) for key in self.limits),
+            limits=tuple(name_in_redis(key, self.user_id) for key in self.limits),
             ends=self.ends(nonce),
             adder=self.adder,
             body_bytes=len(self.body(nonce)),
@@ -144,6 +144,6 @@ def named(callbacks: tuple[ModelCallback, ...], nonce: bytes) -> tuple[ModelCall
     return tuple(callback._replace(nonce=nonce, after=named(callback.after, nonce)) for callback in callbacks)
 
 
-def _name_in_redis(key: LimitKey, user_id: str) -> str:
+def name_in_redis(key: LimitKey, user_id: str) -> str:
     user = encode_user(user_id) if key.each_user else ""
     return f"{user}={key.template}:{key.text}" if key.template else f"{user}:{key.text}"

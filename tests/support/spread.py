@@ -61,7 +61,13 @@ class _ThroughQueue:
 
 
 class PartitionCore(TimedCore):
-    """One partition of a queue."""
+    """One partition of a queue.
+
+    Attributes:
+        ahead_us: By how much its clock is ahead of that of the game.
+    """
+
+    ahead_us = 0
 
     def __init__(self, url: str, root: SpreadStore, number: int, clock: Clock) -> None:
         part = root.parts[number]
@@ -81,9 +87,9 @@ class PartitionCore(TimedCore):
         return self
 
     def tick(self, us: int = STEP_US) -> None:
-        self._now_us = self._clock.us
+        self._now_us = self._clock.us + self.ahead_us
         super().tick(us)
-        self._clock.us = self._now_us
+        self._clock.us = self._now_us - self.ahead_us
 
     def wait_until_ms(self, moment: float) -> None:
         super().wait_until_ms(moment)
@@ -99,13 +105,15 @@ class PartitionCore(TimedCore):
 
 
 class SpreadQueue:
-    """A queue with four partitions, and the core of each."""
+    """A queue with partitions, and the core of each."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self._backend = Backend(url, name, timeout=DEFAULT_TIMEOUT, given={**TimedCore.settings, "partitions": COUNT})
-        self.store = SpreadStore(self._backend)
-        clock = Clock()
-        self.cores = [PartitionCore(url, self.store, number, clock) for number in range(COUNT)]
+    def __init__(
+        self, url: str, name: str, count: int = COUNT, new_store: Callable[[Backend], SpreadStore] = SpreadStore
+    ) -> None:
+        self._backend = Backend(url, name, timeout=DEFAULT_TIMEOUT, given={**TimedCore.settings, "partitions": count})
+        self.store = new_store(self._backend)
+        self.clock = Clock()
+        self.cores = [PartitionCore(url, self.store, number, self.clock) for number in range(count)]
 
     async def close(self) -> None:
         for core in self.cores:
