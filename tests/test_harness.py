@@ -17,6 +17,7 @@ from tests.support.resp import RedisError, RespClient, encode, reply_end
 from tests.support.servers import new_queue_name, own_keys, program
 
 if TYPE_CHECKING:
+    from fairque import TaskQueue
     from fairque.embedded.server import EmbeddedServer
     from tests.support.process import WorkerProcess
     from tests.support.proxy import CuttingProxy
@@ -437,3 +438,10 @@ async def test_a_process_that_still_runs_ends_with_the_test(worker_process: Star
     process.send(signal.SIGSTOP)
     await process.end()
     assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.partitions(1, 3)
+async def test_a_test_of_several_counts_of_partitions_runs_with_each(
+    request: pytest.FixtureRequest, queue: TaskQueue
+) -> None:
+    assert f"{queue.settings.partitions} partitions" in request.node.name

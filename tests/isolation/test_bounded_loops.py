@@ -177,11 +177,10 @@ async def test_announcing_the_ends_of_many_tasks(core: Core) -> None:
 
 async def fail(core: Core, user_id: str, *, ttl_ms: int) -> None:
     """All tasks of this user become dead letters, which are given up after so many ms."""
-    settings = core.backend.settings
-    core.backend.settings = msgspec.structs.replace(settings, dead_letter_ttl_ms=ttl_ms)
+    core.take_for(dead_letter_ttl_ms=ttl_ms)
     while taken := await core.take(500, groups=[[user_id]]):
         await core.settle(taken, "failed")
-    core.backend.settings = settings
+    core.take_for(dead_letter_ttl_ms=core.settings["dead_letter_ttl_ms"])
 
 
 async def fail_what_others_wait_for(core: Core, user_id: str, letters: int) -> None:

@@ -77,7 +77,7 @@ async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
         await queue.set_policy(EVERYBODY, max_bytes=LIMIT)
         async with Worker(queue, concurrency=10, scheduler=False):
             # What was there before the limit came has been counted.
-            await eventually(lambda: not client.execute("HEXISTS", f"fairque:{{{queue_name}}}:state", "weighing"))
+            await eventually(lambda: not client.execute("HEXISTS", queue.reader.keys_of("attacker").state, "weighing"))
             yield queue
     client.close()
 

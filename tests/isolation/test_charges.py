@@ -56,6 +56,10 @@ def tag_of(core: Core, user_id: str) -> float:
     return core.ready()[user_id]
 
 
+reads_tags = pytest.mark.partitions(1)
+"""In a queue with partitions a tag also moves to the time of the queue, when its user has its first turn."""
+
+
 async def test_tasks_that_do_not_end_fill_no_more_than_the_share_of_their_user(core: Core) -> None:
     """Of four slots two, and one more for what is in flight."""
     await fill(core, "short", tasks=500, name="short")
@@ -89,6 +93,7 @@ async def test_a_newcomer_waits_no_longer_for_who_took_less_than_was_thought_tha
         assert used_ms <= SLOTS * RENEWAL_MS, "so much was in flight when it came"
 
 
+@reads_tags
 async def test_a_claim_charges_no_more_than_what_runs_until_the_first_renewal(core: Core) -> None:
     await expect_to_take(core, "t", 600_000)
     await fill(core, "acme", tasks=2, cost=5)
@@ -98,6 +103,7 @@ async def test_a_claim_charges_no_more_than_what_runs_until_the_first_renewal(co
     assert charged(core, "acme", taken.id) == pytest.approx(5 * RENEWAL_MS / 1000)
 
 
+@reads_tags
 async def test_a_renewal_charges_what_has_run_since_and_the_end_makes_it_exact(core: Core) -> None:
     await expect_to_take(core, "t", 1)
     await fill(core, "acme", tasks=2, cost=5)
@@ -125,6 +131,7 @@ async def test_a_renewal_of_what_was_stolen_charges_nothing(core: Core) -> None:
     assert tag_of(core, "acme") == before
 
 
+@reads_tags
 @pytest.mark.parametrize("renewed", [True, False])
 async def test_each_delivery_of_a_stolen_task_is_charged_once(core: Core, renewed: bool) -> None:
     """The sum of what its user was charged is its tag, and what stands in its bill."""
@@ -147,6 +154,7 @@ async def test_each_delivery_of_a_stolen_task_is_charged_once(core: Core, renewe
     assert (await core.store.user("acme")).metrics.cost == pytest.approx(of_the_first + 2 * 0.04)
 
 
+@reads_tags
 @pytest.mark.parametrize(
     ("kind", "delay_ms", "run_ms", "costs"), [("released", 0, 70.0, 0.07), ("released", 1, 0.0, 0.01)]
 )
@@ -201,7 +209,8 @@ async def test_a_task_that_blocks_the_loop_of_its_worker_is_charged_while_it_doe
         while not seen or seen[-1] < 0.3:
             assert time.monotonic() < deadline, f"charged {seen} after ten seconds"
             time.sleep(0.05)  # noqa: ASYNC251
-            found = client.execute("HGET", f"fairque:{{{queue_name}}}:task:acme:{current_task().task_id}", "charged")
+            key = f"{queue.reader.keys_of('acme').prefix}task:acme:{current_task().task_id}"
+            found = client.execute("HGET", key, "charged")
             seen.append(float(found))
 
     try:

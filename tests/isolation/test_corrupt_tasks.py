@@ -46,7 +46,7 @@ DAMAGED: list[dict[str, Any]] = [
 
 def put(queue: TaskQueue, key: str, value: bytes) -> None:
     with RespClient(queue.connector.url) as client:
-        client.execute("SET", f"{queue.keys.prefix}{key}", value)
+        client.execute("SET", f"{queue.reader.keys_of('eve').prefix}{key}", value)
 
 
 def body_with(overrides: dict[str, Any], cost: float = 1.0) -> bytes:
@@ -83,8 +83,9 @@ async def test_a_cost_that_is_none_counts_as_one(queue: TaskQueue, cost: float) 
 @pytest.mark.parametrize("field", ["failures", "returned", "queued", "since"])
 async def test_a_record_that_cannot_be_read_makes_a_dead_letter(queue: TaskQueue, field: str) -> None:
     damaged = await queue.enqueue(ok(), user_id="eve", task_id="damaged")
+    key = f"{queue.reader.keys_of('eve').prefix}task:eve:damaged"
     with RespClient(queue.connector.url) as client:
-        client.execute("HSET", f"{queue.keys.prefix}task:eve:damaged", "state", "queued", field, "junk")
+        client.execute("HSET", key, "state", "queued", field, "junk")
     sound = [await queue.enqueue(ok(), user_id="bob") for _ in range(3)]
     async with Worker(queue, concurrency=2):
         assert [await handle.result() for handle in sound] == ["ok"] * 3

@@ -63,6 +63,8 @@ async def scene(
     request: pytest.FixtureRequest, own_server: Callable[..., EmbeddedServer], queue_name: str
 ) -> AsyncIterator[Scene]:
     async with Core(own_server().url, queue_name) as core:
+        for part in core.store.parts:
+            await part.agree()  # each knows the settings of the queue, also once all is as it was
         for user_id in (HURT, QUIET):
             if request.param == "governed":
                 await govern(core, user_id, max_running=10, min_running=1, max_queued=1000)

@@ -32,7 +32,7 @@ async def sleeping_worker(
 ) -> AsyncIterator[Worker]:
     """It has looked, found nothing, and hears what it is told."""
     async with Worker(queue, concurrency=concurrency, poll_interval=NO_LOOK, scheduler=False, **options) as worker:
-        channel = queue.keys.wake_channel(worker.worker_id)
+        channel = queue.reader.keys_of("acme").wake_channel(worker.worker_id)
         await eventually(lambda: server.execute("PUBSUB", "SHARDNUMSUB", channel)[1])
         yield worker
 
@@ -152,7 +152,7 @@ async def test_a_pause_of_everybody_ends_at_its_moment_for_workers_of_some_users
         handle = await queue.enqueue(start(), user_id="acme")
         await handle.result(timeout=10)
         [assignment] = assignments_of([["acme"]])
-        waiting = f"{queue.keys.prefix}waiting:{assignment.name}"
+        waiting = f"{queue.reader.keys_of('acme').prefix}waiting:{assignment.name}"
         await eventually(lambda: server.execute("SISMEMBER", waiting, worker.worker_id))
         until = datetime.now(UTC) + timedelta(seconds=0.5)
         await queue.pause(EVERYBODY, until=until)

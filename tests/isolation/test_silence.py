@@ -13,6 +13,7 @@ from fairque import TaskQueue, Worker
 from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import Store, renew
 from tests.support.core import new_task, outcome
+from tests.support.together import keys_of_all, store_of_all
 
 if TYPE_CHECKING:
     from fairque.redis.delivery import Delivery
@@ -42,7 +43,7 @@ async def keep(queue: TaskQueue, worker: str, taken: list[Delivery], seconds: fl
         for _ in range(round(seconds / RENEWAL)):
             await asyncio.sleep(RENEWAL)
             for at in range(0, len(taken), 500):
-                lost, *_ = renew(requester, queue.keys, worker, {"running": len(taken)}, taken[at : at + 500])
+                lost, *_ = renew(requester, keys_of_all(queue), worker, {"running": len(taken)}, taken[at : at + 500])
                 assert not lost
 
 
@@ -68,7 +69,7 @@ async def queue(server: Server, queue_name: str) -> AsyncIterator[TaskQueue]:
 
 async def test_idle_workers_do_not_look_at_what_live_ones_have(server: Server, queue: TaskQueue) -> None:
     await put_in(queue, USERS)
-    store = queue.store()
+    store = store_of_all(queue.store())
     taken = await take(store, "busy", USERS)
     async with Worker(queue, scheduler=False), Worker(queue, scheduler=False):
         await keep(queue, "busy", taken, 2 * LEASE)
@@ -88,12 +89,13 @@ async def test_what_a_worker_had_that_fell_silent_is_found_and_then_nobody_looks
     server: Server, queue: TaskQueue
 ) -> None:
     await put_in(queue, 100)
-    store = queue.store()
+    store = store_of_all(queue.store())
     lives, dies = await take(store, "lives", 50), await take(store, "dies", 50)
     await keep(queue, "lives", lives, 1.5 * LEASE)
     keeping = asyncio.create_task(keep(queue, "lives", lives, 60))
     requester = BlockingRequester(queue.connector)
-    renew(requester, queue.keys, "many", {"concurrency": 10_000, "running": 0}, [])  # a tenth of them may be suspects
+    # A tenth of them may be suspects.
+    renew(requester, keys_of_all(queue), "many", {"concurrency": 10_000, "running": 0}, [])
     requester.close()
     found: list[Delivery] = []
     for thief in range(60):
@@ -112,10 +114,10 @@ async def test_what_a_worker_had_that_fell_silent_is_found_and_then_nobody_looks
 async def test_a_worker_that_died_before_it_saw_the_answer_to_its_claim_is_missed_as_well(queue: TaskQueue) -> None:
     """Its last sign was that it had nothing: it came after the claim, and knew nothing of it."""
     await put_in(queue, 1)
-    store = queue.store()
+    store = store_of_all(queue.store())
     [lost] = (await store.claim("dies", 1, wait=False, number=7)).deliveries
     requester = BlockingRequester(queue.connector)
-    renew(requester, queue.keys, "dies", {"running": 0, "claims": 6}, [])
+    renew(requester, keys_of_all(queue), "dies", {"running": 0, "claims": 6}, [])
     requester.close()
     await asyncio.sleep(1.1 * LEASE)
     [found] = (await store.claim("thief", 1, wait=False)).deliveries
@@ -127,10 +129,10 @@ async def test_a_worker_that_ran_nothing_but_had_not_reported_all_when_it_died_i
     queue: TaskQueue,
 ) -> None:
     await put_in(queue, 1)
-    store = queue.store()
+    store = store_of_all(queue.store())
     taken = await take(store, "dies", 1)
     requester = BlockingRequester(queue.connector)
-    renew(requester, queue.keys, "dies", {"running": 0}, taken)
+    renew(requester, keys_of_all(queue), "dies", {"running": 0}, taken)
     requester.close()
     await asyncio.sleep(1.1 * LEASE)
     [found] = (await store.claim("thief", 1, wait=False)).deliveries
@@ -146,15 +148,15 @@ async def test_what_a_worker_had_that_knew_a_longer_lease_is_found_within_the_sh
     """Each lane was to be looked at after 30 of the longer leases."""
     async with TaskQueue(server.url, name=queue_name, lease=600.0) as before:
         await put_in(before, 3)
-        store = before.store()
+        store = store_of_all(before.store())
         lost = (await store.claim("dies", 3, wait=False, groups=groups)).deliveries
         await store.close()
         await before.change_settings(lease=LEASE)
     async with TaskQueue(server.url, name=queue_name) as queue:
-        store = queue.store()
+        store = store_of_all(queue.store())
         await asyncio.sleep(1.1 * LEASE)
         with contextlib.closing(BlockingRequester(queue.connector)) as requester:  # a tenth may be suspects
-            renew(requester, queue.keys, "many", {"concurrency": 100, "running": 0}, [])
+            renew(requester, keys_of_all(queue), "many", {"concurrency": 100, "running": 0}, [])
         for thief in range(3):
             [found] = (await store.claim(f"thief {thief}", 1, wait=False, groups=groups)).deliveries
             lost = [of for of in lost if of.user_id != found.user_id]

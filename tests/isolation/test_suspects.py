@@ -20,6 +20,7 @@ from tests.support.core import Core
 from tests.support.eventually import eventually
 from tests.support.gate import new_gate, work
 from tests.support.timed import TimedCore
+from tests.support.together import store_of_all
 from tests.support.workers import Fleet
 from tests.workers import tasks
 
@@ -236,7 +237,7 @@ async def test_who_runs_alone_for_long_gets_company_again(server: Server, queue_
     gate = new_gate()
     async with TaskQueue(server.url, name=queue_name, lease=0.2) as queue:
         killer = await queue.enqueue(work(1), user_id="killer")
-        store = queue.store()
+        store = store_of_all(queue.store())
         for silent in ("as any other", "as the only suspect"):
             [delivery] = await eventually(lambda worker=silent: taken_by(store, worker))
             assert await store.receive(silent, delivery)

@@ -15,6 +15,7 @@ from fairque.redis.requester import BlockingRequester
 from fairque.redis.store import Store, renew
 from fairque.tasks.message import Message, encode_body, new_nonce
 from tests.support.resp import RespClient
+from tests.support.together import backend_of_all, store_of_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,9 +93,10 @@ class Core:
     settings: Mapping[str, int] = SETTINGS
 
     def __init__(self, url: str, queue_name: str) -> None:
-        self.backend = Backend(url, queue_name, timeout=DEFAULT_TIMEOUT, given=self.settings)
+        backend = Backend(url, queue_name, timeout=DEFAULT_TIMEOUT, given=self.settings)
+        self.backend = backend_of_all(backend)
         self.keys = self.backend.keys
-        self.store = Store(self.backend)
+        self.store = store_of_all(Store(backend))
         self._client = RespClient(url)
         self._requester: BlockingRequester | None = None
 
@@ -168,6 +170,11 @@ class Core:
                 served.append(delivery.user_id)
                 await self.settle([delivery])
         return served
+
+    def take_for(self, **fields: Any) -> None:
+        """What this process takes for the settings of the queue."""
+        whole = getattr(self.backend, "root", self.backend)
+        whole.settings = msgspec.structs.replace(whole.settings, **fields)
 
     def renew(
         self, worker: str, deliveries: Sequence[Delivery], run_times: Sequence[EndedRuns] = (), **fields: Any

@@ -23,6 +23,7 @@ from fairque.testing import advance
 from tests.support.core import outcome
 from tests.support.eventually import eventually
 from tests.support.resp import RespClient
+from tests.support.together import keys_of_all, part_of_all, store_of_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,7 +51,7 @@ async def everything(url: str, name: str, *, telling: bool = False) -> AsyncIter
 class _Builder:
     def __init__(self, queue: TaskQueue) -> None:
         self.queue = queue
-        self.store: Store = queue.store()
+        self.store: Store = store_of_all(queue.store())
         self.plain = task(name="plain")(_plain)
         self.limited = task(name="one: at a time", max_running=2)(_plain)
         self.filled = task(name="filled", limits=["crm:{value}"])(_plain)
@@ -141,7 +142,7 @@ class _Builder:
 
     def renew(self, worker: str, taken: list[Delivery]) -> None:
         requester = BlockingRequester(self.queue.connector)
-        renew(requester, self.queue.keys, worker, {"concurrency": 10}, taken)
+        renew(requester, keys_of_all(self.queue), worker, {"concurrency": 10}, taken)
         requester.close()
 
     async def leaves_tasks_waiting(self) -> None:
@@ -177,14 +178,14 @@ class _Builder:
         await eventually(lambda: self._is_declared(scheduler))
         running.cancel()
         await asyncio.wait([running])
-        await ScheduleStore(self.queue.reader).ripe(0, scheduler="ghost")
+        await ScheduleStore(part_of_all(self.queue.reader)).ripe(0, scheduler="ghost")
 
     async def _is_declared(self, scheduler: TaskScheduler) -> bool:
         return bool(await scheduler.list_schedules("system"))
 
     def has_a_past(self) -> None:
         """Idle workers, and an hour that is over."""
-        prefix = self.queue.keys.prefix
+        prefix = keys_of_all(self.queue).prefix
         with RespClient(self.queue.connector.url) as client:
             client.execute("SADD", f"{prefix}waiting", "idle")
             for whose in (encode_user(USER), "*"):

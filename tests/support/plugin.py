@@ -6,7 +6,7 @@ import asyncio
 import fnmatch
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +24,19 @@ from tests.support.soundness import contradictions
 
 if TYPE_CHECKING:
     from fairque import TaskQueue
+    from fairque.redis.backend import Backend
 
 _LASTING_KEYS = ("settings", "state", "users")
 _OF_LINKED_LETTERS = ("lapsing", "lapsing:*", "uses:*", "feeds:*", "task:*", "result:*")
 """What a dead letter keeps that others depend on, or that depends on others, until a worker gives it up."""
 """What a queue keeps for ever, by design."""
 _failed = pytest.StashKey[bool]()
+_COUNT = "partition_count"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--server", choices=sorted(STARTERS), help="run the whole suite on this kind of server only")
-    parser.addoption("--partitions", type=int, default=1, help="give each queue so many, unless a test does")
+    parser.addoption("--partitions", type=int, help="give each queue so many, unless a test does; default: none")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,7 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "damages: the test breaks a queue on purpose, and leaves it so: it is not checked at the end"
     )
-    config.addinivalue_line("markers", "partitions(count): give each queue of the test so many")
+    config.addinivalue_line(
+        "markers", "partitions(*counts): give each queue of the test so many; of several, each in turn"
+    )
     config.addinivalue_line(
         "markers", "leaves_keys(*globs): lasting keys that the test may leave, without their prefix; no globs: any"
     )
@@ -66,6 +70,15 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server" in metafunc.fixturenames:
         metafunc.parametrize("server", _server_names(metafunc), indirect=True, scope="session")
+    if len(counts := _counts(metafunc.definition)) > 1:
+        metafunc.fixturenames.append(_COUNT)
+        chosen = metafunc.config.getoption("--partitions")
+        metafunc.parametrize(_COUNT, [chosen] if chosen else counts, ids=lambda count: f"{count} partitions")
+
+
+def _counts(item: pytest.Item) -> tuple[int, ...]:
+    marker = item.get_closest_marker("partitions")
+    return marker.args if marker is not None else ()
 
 
 def _server_names(metafunc: pytest.Metafunc) -> list[str]:
@@ -135,19 +148,26 @@ def _spread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if (count := partitions_of(request)) == 1:
         return
     import fairque.queue.queue
+
+    monkeypatch.setattr(fairque.queue.queue, "Backend", with_partitions(count))
+
+
+def with_partitions(count: int) -> Callable[..., Backend]:
+    """What makes the backend of a queue that has so many, unless it is said how many."""
     from fairque.redis.backend import Backend
 
-    def spread(*args: Any, given: dict[str, Any], **options: Any) -> Backend:
+    def spread(*args: Any, given: Mapping[str, Any], **options: Any) -> Backend:
         return Backend(*args, given={"partitions": count, **given}, **options)
 
-    monkeypatch.setattr(fairque.queue.queue, "Backend", spread)
+    return spread
 
 
 def partitions_of(request: pytest.FixtureRequest) -> int:
     """How many the queues of a test have that does not say so itself."""
-    marker = request.node.get_closest_marker("partitions")
-    count: int = marker.args[0] if marker is not None else request.config.getoption("--partitions")
-    return count
+    chosen = getattr(request.node, "callspec", None)
+    if chosen is not None and _COUNT in chosen.params:
+        return int(chosen.params[_COUNT])
+    return next(iter(_counts(request.node)), request.config.getoption("--partitions") or 1)
 
 
 @pytest.fixture
@@ -195,10 +215,10 @@ async def worker_process() -> AsyncIterator[Callable[..., Any]]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+def _nothing_left(request: pytest.FixtureRequest, _spread: None) -> Iterator[None]:
     """Fail a test that leaves threads, sockets, lasting keys or a queue that contradicts itself.
 
-    One that failed already is left alone.
+    One that failed already is left alone. What says where users live (`_spread`) still does by then.
     """
     on_server = "server" in request.fixturenames
     server: Server | None = request.getfixturevalue("server") if on_server else None

@@ -11,6 +11,7 @@ from fairque.tasks.registry import unregister
 from tests.support.damage import Damage
 from tests.support.eventually import eventually
 from tests.support.everything import everything
+from tests.support.together import keys_of_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -74,7 +75,7 @@ async def break_under_load(
 ) -> None:
     """Others go on while a key of one user is broken, and all do after a repair."""
     async with everything(url, "storm", telling=telling) as queue, flowing(queue) as flow:
-        with Damage(queue.connector.url, queue.keys.prefix) as damage:
+        with Damage(queue.connector.url, keys_of_all(queue).prefix) as damage:
             async with Worker(queue, concurrency=4, scheduler=False):
                 break_one(damage)
                 if of_one_user:

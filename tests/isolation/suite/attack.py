@@ -128,7 +128,8 @@ class Attacker:
     # Damage, which no call of the API does
 
     def key(self, name: str) -> str:
-        return f"{self.queue.keys.prefix}{name}"
+        """Of the attacker: of a queue with partitions, where it lives."""
+        return f"{self.queue.reader.keys_of(ATTACKER).prefix}{name}"
 
     def execute(self, *arguments: str | bytes) -> Any:
         with RespClient(self.queue.connector.url) as client, contextlib.suppress(RedisError):
