@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -23,6 +23,7 @@ __all__ = [
     "as_rate",
     "changes_of",
     "group_in",
+    "legible",
     "merged",
     "next_start_us",
     "packed_group",
@@ -32,6 +33,8 @@ __all__ = [
     "stored_in",
     "tat_after_start_us",
 ]
+
+T = TypeVar("T")
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 LEAST_SHARE = 1e-6
@@ -219,8 +222,7 @@ def changes_of(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def stored_in(packed: bytes) -> dict[str, Any]:
     """The fields in Redis, as `changes_of` writes them."""
-    found: dict[str, Any] = msgspec.msgpack.decode(packed) if packed else {}
-    return found
+    return msgspec.msgpack.decode(packed, type=dict[str, Any]) if packed else {}
 
 
 class PolicyChange(NamedTuple):
@@ -253,6 +255,14 @@ def policy_in(packed: bytes) -> Policy:
         group=group_in(found["group"]) if "group" in found else None,
         breaker=_breaker_in(found) if "breaker_failures" in found else None,
     )
+
+
+def legible(packed: bytes | None, read: Callable[[bytes], T]) -> T | None:
+    """What is read of a policy among those of others; None where it is none, of which a check of the queue tells."""
+    try:
+        return read(packed) if packed is not None else None
+    except (msgspec.MsgspecError, AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return None
 
 
 def merged(own: Policy, default: Policy) -> Policy:

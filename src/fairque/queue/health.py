@@ -9,7 +9,7 @@ import msgspec
 
 from fairque.doctor.damaged import damaged_users
 from fairque.models import QueueHealth, QueueStats, UserInfo, WorkerInfo
-from fairque.policy import Policy, policy_in
+from fairque.policy import Policy, legible, policy_in
 from fairque.redis.keys import decode_user
 from fairque.redis.missing import noting_missing
 from fairque.redis.store import NO_EVICTION, HealthFacts, Store
@@ -31,7 +31,7 @@ async def look_at_health(store: Store) -> QueueHealth:
 async def governed_users(store: Store) -> dict[str, Policy]:
     """Users with a policy of their own, at most so many as are looked at."""
     rows = await store.governed("policy-users", "", POLICIES)
-    return {decode_user(name): policy_in(packed) for name, packed in rows}
+    return {decode_user(name): found for name, packed in rows if (found := legible(packed, policy_in)) is not None}
 
 
 async def damaged_in(store: Store, found: HealthFacts) -> tuple[str, ...]:

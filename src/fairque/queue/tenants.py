@@ -22,6 +22,7 @@ from fairque.policy import (
     Rate,
     changes_of,
     group_in,
+    legible,
     merged,
     packed_group,
     policy_in,
@@ -104,6 +105,8 @@ class Tenants:
     async def policies(self, *, limit: int = 100, after: str = "") -> ListedByName[Policy]:
         """The users that have a policy of their own, in the order of their encoded ids, each without the defaults.
 
+        One whose key is damaged is left out: `check` names it.
+
         Args:
             limit: Most users, up to 1,000.
             after: The user behind whom to begin, for the next page.
@@ -111,14 +114,16 @@ class Tenants:
         count = check_count("limit", limit, 1, MOST_LISTED)
         with noting_missing() as missing:
             rows = await self._reader.governed("policy-users", encode_user(after), count)
-        return ListedByName({decode_user(name): policy_in(packed) for name, packed in rows}, missing.numbers)
+        found = {decode_user(name): legible(packed, policy_in) for name, packed in rows}
+        return ListedByName({name: policy for name, policy in found.items() if policy is not None}, missing.numbers)
 
     async def groups(self, *, limit: int = 100, after: str = "") -> ListedByName[float]:
         """The groups whose weight was set, in the order of their encoded names; see `policies`."""
         count = check_count("limit", limit, 1, MOST_LISTED)
         with noting_missing() as missing:
             rows = await self._reader.governed("policy-groups", after and _group_name(after), count)
-        weights = {group_in(name[1:].decode()): policy_in(packed).weight or 1.0 for name, packed in rows}
+        found = {group_in(name[1:].decode()): legible(packed, policy_in) for name, packed in rows}
+        weights = {name: policy.weight or 1.0 for name, policy in found.items() if policy is not None}
         return ListedByName(weights, missing.numbers)
 
     async def limits(self, *, limit: int = 100, after: LimitInfo | None = None) -> Listed[LimitInfo]:

@@ -18,7 +18,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
-from fairque.policy import stored_in
+from fairque.policy import legible, stored_in
 from fairque.redis.keys import decode_user
 from fairque.redis.partitions import partition_of
 from fairque.redis.places import HERE, MovedUser, root_of
@@ -88,11 +88,12 @@ async def _groups_in(part: Store, root: str) -> AsyncIterator[tuple[str, dict[st
 async def governed_in(
     part: Store, index: Literal["policy-users", "policy-groups"]
 ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Names as Redis has them, and their policies as they are written there."""
+    """Names as Redis has them, and their policies as they are written there. Those that are damaged are passed over."""
     after = ""
     while rows := await part.governed(index, after, PAGE):
         for name, packed in rows:
-            yield name.decode(), stored_in(packed)
+            if (fields := legible(packed, stored_in)) is not None:
+                yield name.decode(), fields
         after = rows[-1][0].decode()
 
 

@@ -2,9 +2,10 @@
 -- The users that have a policy of their own, the groups that have a weight, or the limits: a page of them in the
 -- order of their names, and what was set.
 -- KEYS[1]  state
--- Returns  per name {name, policy as a msgpack map}, and of whom another partition may have as well the third: 1, it is on its way
---          here, or 2, it has left; per limit {its record, {hand or code, most that run at
---          once or nil, us between two starts or nil, burst or nil, how many run, where it has no template, 1 where it is paused}}
+-- Returns  per name {name, policy as a msgpack map, nil where its key is something else: nobody else's stays untold for
+--          that}, and of whom another partition may have as well the third: 1, it is on its way here, or 2, it has left;
+--          per limit {its record, {hand or code, most that run at once or nil, us between two starts or nil, burst or nil,
+--          how many run, where it has no template, 1 where it is paused}}
 -- Cost     O(log names + limit)
 --@include base
 --@include frozen
@@ -25,7 +26,9 @@ for at, name in ipairs(names) do
     row[6] = call('HEXISTS', prefix .. 'limit:' .. name, 'paused')
     found[at] = { name, row }
   else
-    found[at] = { name, call('GET', prefix .. 'policy:' .. name) or '', may_be_elsewhere and leaning(name) or nil }
+    local kept = redis.pcall('GET', prefix .. 'policy:' .. name)
+    if type(kept) == 'table' then kept = false else kept = kept or '' end
+    found[at] = { name, kept, may_be_elsewhere and leaning(name) or nil }
   end
 end
 return found
