@@ -14,6 +14,7 @@ from fairque import (
     InvalidInput,
     Policy,
     TaskQueue,
+    UserFrozen,
     Worker,
     current_task,
     task,
@@ -24,6 +25,7 @@ from fairque.redis.places import MovedUser
 from fairque.transfer import group_moves, moving
 from fairque.transfer.moving import _Move
 from tests.support.eventually import eventually
+from tests.test_move_kills import nobody_moves
 
 if TYPE_CHECKING:
     from tests.support.servers import Server
@@ -373,6 +375,79 @@ async def test_who_is_in_a_group_is_imported_to_where_it_lives(server: Server, q
         assert await place_of(many, user) == PLACE
         assert (await many.user(user)).queued == 3
         assert (await many.check()).findings == ()
+
+
+@pytest.mark.partitions(1)
+@pytest.mark.parametrize("is_killed", [False, True], ids=["failed", "killed"])
+@pytest.mark.parametrize("moves_on", [False, True], ids=["stays", "moves on"])
+async def test_who_is_imported_is_served_only_once_it_is_in_its_group(
+    server: Server, queue_name: str, monkeypatch: pytest.MonkeyPatch, is_killed: bool, moves_on: bool
+) -> None:
+    [user] = users_in(AWAY, 1)
+    async with (
+        TaskQueue(server.url, name=f"{queue_name}/one") as one,
+        TaskQueue(server.url, name=f"{queue_name}/many", partitions=COUNT, timeout=1.0) as many,
+        Worker(many, poll_interval=0.1),
+    ):
+        await fill(one, [user], 300)
+        await one.set_policy(user, group="acme", weight=4, max_bytes=1 << 20)
+        records = [record async for record in one.export_user(user)]
+        with monkeypatch.context() as patched:
+            patched.setattr(_Move, "_leave", broken_off)
+            if is_killed:
+                patched.setattr(_Move, "_give_up", nothing)
+            with pytest.raises(ConnectionError):
+                await many.import_user(records)
+        if moves_on:
+            await eventually(lambda: nobody_moves(many), 20)
+            await many.move_group("acme", (PLACE + 2) % COUNT)
+        with pytest.raises(UserFrozen):
+            await many.enqueue(noted(1), user_id=user)
+        stats = await many.stats()
+        assert (stats.queued, stats.finished, stats.started) == (300, 0, 0)
+        home = many.reader.parts[home_of(user)]
+        server.execute("HSET", f"{home.keys.prefix}frozen:{user}", "leaves_until", 1)  # as if it had died long before
+        await many.set_policy(user, max_running=9)
+        await many.import_user(records)
+        assert await many.get_policy(user) == Policy(group="acme", weight=4, max_bytes=1 << 20, max_running=9)
+        assert await place_of(many, user) == ((PLACE + 2) % COUNT if moves_on else PLACE)
+        assert [await many.handle(user, f"t{n}").result(timeout=20) for n in range(300)] == list(range(300))
+        await eventually(lambda: nobody_moves(many), 20)
+        assert (await many.check()).findings == ()
+        assert (await many.stats()).finished == 300
+
+
+@pytest.mark.partitions(1)
+async def test_nothing_of_an_import_changes_while_it_is_carried_to_its_group(
+    server: Server, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [user] = users_in(AWAY, 1)
+
+    async def leave(move: _Move, epoch: int) -> None:
+        with pytest.raises(UserFrozen):
+            await many.set_policy(user, max_running=9)
+        with pytest.raises(UserFrozen):
+            await many.set_limit("crm", user_id=user, max_running=9)
+        await real(move, epoch)
+
+    real = _Move._leave
+    monkeypatch.setattr(_Move, "_leave", leave)
+    async with (
+        TaskQueue(server.url, name=f"{queue_name}/one") as one,
+        TaskQueue(server.url, name=f"{queue_name}/many", partitions=COUNT, timeout=0.5) as many,
+    ):
+        await one.set_policy(user, group="acme")
+        await many.import_user([record async for record in one.export_user(user)])
+        assert await place_of(many, user) == PLACE
+        await many.set_policy(user, max_running=9)
+        assert (await many.check()).findings == ()
+
+
+async def broken_off(*_: object) -> None:
+    raise ConnectionError("on purpose")
+
+
+async def nothing(*_: object) -> None: ...
 
 
 # Moves of groups

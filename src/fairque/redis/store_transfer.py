@@ -41,7 +41,7 @@ class DumpedPage(NamedTuple):
 
 class Frozen(NamedTuple):
     """at: how many records of an import are there. ahead: by how much the tag of the user was ahead of the clock.
-    passport: what it takes along, of one that is moved: lua/lib/passport.lua.
+    passport: what it takes along, of one that may be moved: lua/lib/passport.lua.
     """
 
     at: int
@@ -71,7 +71,8 @@ class TransferScripts(CheckScripts):
         *,
         renews: bool = False,
     ) -> Frozen:
-        """Have a user stand still, for `hold_ms` or until `thaw`.
+        """Have a user stand still, for `hold_ms` or until `thaw`. An import always does so until that: `hold_ms` is for
+        how long nothing of it changes, as it is carried elsewhere.
 
         Raises `UserFrozen` when it does so already for another, `QueueUnavailable` when it should and does not, and
         `InvalidInput` for one that is to be imported and has something.

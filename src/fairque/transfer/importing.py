@@ -6,22 +6,24 @@ broken off, wherever, goes on by being begun again with the same records.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any
 
 import msgspec
 
-from fairque.errors import BadExport, InvalidInput
+from fairque.errors import BadExport, InvalidInput, QueueUnavailable
 from fairque.everybody import check_user
 from fairque.limit import Limit
-from fairque.policy import changes_of, policy_in, rate_of
+from fairque.policy import PolicyChange, changes_of, policy_in, rate_of
 from fairque.redis.keys import LAYOUT, encode_user
+from fairque.redis.places import UserElsewhere, root_of
 from fairque.redis.store import Store
 from fairque.redis.store_transfer import KNOWN, ImportedKey
 from fairque.transfer.bounds import check_record
 from fairque.transfer.kinds import KINDS
-from fairque.transfer.membership import write_policy
+from fairque.transfer.moving import InGroup, carry_import
 from fairque.transfer.record import VERSION, Digest, End, Header, Record, decode
 from fairque.transfer.whole import Whole
 
@@ -31,6 +33,8 @@ AT_ONCE = 200
 STEP_BYTES = 1 << 19
 PART_BYTES = 16
 """What each part costs beside its contents: a call may have a million words."""
+MOST_TRIES = 8
+"""The group of the user may be moved at the same time."""
 _RULES = ("policy", "limit")
 """Which are set by calls of their own."""
 _OF_QUEUE = frozenset(("frozen", "assignments"))
@@ -157,13 +161,24 @@ class _Import:
             limits = [(name, limit) for name, limit, by_code in self._limits if by_code is declared]
             if limits:
                 await self._store.set_limits(limits, declared=declared)
-        group = self._policy.pop("group", None) if self._store.backend.is_part else None
-        if self._policy:
-            await self._store.set_policy(encode_user(self.user_id), self._policy)
-        if not await self._store.thaw(self.user_id, self._header.export_id, self._header.ahead):
+        for _ in range(MOST_TRIES):
+            with contextlib.suppress(UserElsewhere, InGroup):  # its group, by now
+                return await self._settle()
+        raise QueueUnavailable(f"the group of user {self.user_id!r} is moved elsewhere each time by others: call again")
+
+    async def _settle(self) -> None:
+        """Where its group lives, and is in that from its end on."""
+        group, home = self._policy.get("group"), self._store
+        if group is not None:
+            home = await self._root.home_of(root_of(group))
+        own = {name: value for name, value in self._policy.items() if name != "group" or home is self._store}
+        if own:
+            await self._store.set_policy(encode_user(self.user_id), own)
+        if home is not self._store:
+            change = PolicyChange({"group": group})
+            await carry_import(self._root, self.user_id, self._header.export_id, self._store, home, change)
+        elif not await self._store.thaw(self.user_id, self._header.export_id, self._header.ahead):
             raise BadExport(f"the import of user {self.user_id!r} was given up meanwhile")
-        if group is not None:  # only now: it may be carried to where its group lives
-            await write_policy(self._root, self._root, encode_user(self.user_id), {"group": group})
 
     def _note_rule(self, record: Record) -> None:
         try:

@@ -39,7 +39,7 @@ from fairque.transfer.fields import has_shared_place, lane_of, moved_fields
 from fairque.transfer.kinds import LANES, MOVED_KINDS, Kind
 from fairque.transfer.walk import Walk
 
-__all__ = ["InGroup", "Moved", "check_partition", "finish_moves", "move"]
+__all__ = ["InGroup", "Moved", "carry_import", "check_partition", "finish_moves", "move"]
 
 MOST_HOPS = 100
 STEP_BYTES = 1 << 19
@@ -92,6 +92,17 @@ async def move(store: Store, user_id: str, partition: int, change: PolicyChange 
             await asyncio.sleep(min(left, backoff.next(_LONGEST_PAUSE)))
 
 
+async def carry_import(
+    store: Store, user_id: str, token: str, source: Store, target: Store, change: PolicyChange
+) -> None:
+    """An import that is whole but for its end, which this is: from then on it lives in the other partition. Begun again
+    with the same records, it goes on, should whoever is at it die.
+    """
+    at, to = store.parts.index(source), store.parts.index(target)
+    await _erase(target, encode_user(user_id), token)  # what an earlier try has brought
+    await _Move(store, user_id, at, to, change, token).run()
+
+
 async def check_partition(store: Store, partition: int) -> None:
     """Raises `InvalidInput` where there is no such partition."""
     if not await store.is_divided():
@@ -123,14 +134,18 @@ async def _home(store: Store, user: str) -> int:
 
 
 class _Move:
-    def __init__(self, store: Store, user_id: str, source: int, target: int, change: PolicyChange | None) -> None:
+    """`imported`: the token of an import that is carried."""
+
+    def __init__(
+        self, store: Store, user_id: str, source: int, target: int, change: PolicyChange | None, imported: str = ""
+    ) -> None:
         self._store = store
         self._change = change
         self._user_id, self._user = user_id, encode_user(user_id)
         self._at, self._to = source, target
         self._source, self._target = store.parts[source], store.parts[target]
-        self._token = os.urandom(16).hex()
-        self._walk = Walk(self._source, user_id, self._token, "move")
+        self._token = imported or os.urandom(16).hex()
+        self._walk = Walk(self._source, user_id, self._token, "import" if imported else "move")
         self._taken = 0
         self._waiting: list[ImportedKey] = []
         self._bytes = 0
@@ -318,5 +333,5 @@ async def _look_behind(store: Store, target: int, user: str, source: int, token:
     known = await store.parts[source].moving(user)
     if known.record.endswith(f" {token}"):
         await _go_on(store, source, user, known.record)
-    elif known.token != token:
+    elif known.token != token or known.why == "import":  # which does not end by itself, and is begun again
         await _erase(store.parts[target], user, token)

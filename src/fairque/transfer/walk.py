@@ -27,10 +27,10 @@ class Walk:
         store: Where it lives.
         user_id: Whose keys.
         token: By whose will it stands still.
-        why: For what.
+        why: For what; "import": it is whole, and is read to be carried elsewhere.
     """
 
-    def __init__(self, store: Store, user_id: str, token: str, why: Literal["export", "move"]) -> None:
+    def __init__(self, store: Store, user_id: str, token: str, why: Literal["export", "import", "move"]) -> None:
         self._store = store
         self._user_id = user_id
         self._user = encode_user(user_id)
@@ -39,18 +39,25 @@ class Walk:
         self._renew_at = 0.0
 
     async def begin(self) -> Frozen:
-        frozen = await self._store.freeze(self._user_id, self._token, self._why, HOLD_MS)
+        frozen = await self._freeze(renews=self._why == "import")
         self._renew_at = time.monotonic() + RENEWAL
         return frozen
 
     async def stay(self) -> None:
         """It is still read. Raises `QueueUnavailable` where it went on."""
         if time.monotonic() > self._renew_at:
-            await self._store.freeze(self._user_id, self._token, self._why, HOLD_MS, renews=True)
+            await self._freeze(renews=True)
             self._renew_at = time.monotonic() + RENEWAL
 
+    async def _freeze(self, *, renews: bool) -> Frozen:
+        return await self._store.freeze(self._user_id, self._token, self._why, HOLD_MS, renews=renews)
+
     async def end(self) -> None:
-        await self._store.thaw(self._user_id, self._token)
+        """It goes on; an import stands still until its own end."""
+        if self._why == "import":
+            await self._store.freeze(self._user_id, self._token, self._why, renews=True)
+        else:
+            await self._store.thaw(self._user_id, self._token)
 
     def key(self, kind: str, name: str) -> str:
         """Without its prefix."""

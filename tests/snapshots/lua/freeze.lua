@@ -2,7 +2,7 @@
 -- Have a user stand still, as it is exported, imported or moved away; or go on with that.
 -- KEYS[1]  state
 -- Returns  {'frozen', how many records of an import are there, by how much its tag was ahead of the clock, and of one that
---          is moved what it takes along: lib/passport.lua} | {'other', why}: somebody else has it | {'lapsed'}: it was to
+--          may leave this partition what it takes along: lib/passport.lua} | {'other', why}: somebody else has it | {'lapsed'}: it was to
 --          stand still, and does not any more | {'known'}: it is to be imported, and has something
 -- Cost     O(log users)
 local keys_of_call, values_of_call = KEYS, ARGV
@@ -441,7 +441,8 @@ end
 -- A user stands still while it is carried elsewhere (dump.lua, import.lua): what waits is in no line, what time would bring waits,
 -- and who would change something of it is told so.
 -- frozen:<u>  hash  token: whose it is; why: 'export' or 'move', which end by themselves when the key does, 'import' or 'arrive';
---                   at: how many records of an import are there; ahead: by how much its tag was ahead of the clock. Of one that
+--                   at: how many records of an import are there; leaves_until:
+--                   of an import that is carried elsewhere with its end, in ms: till then nothing of it changes; ahead: by how much its tag was ahead of the clock. Of one that
 --                   arrives: source, where it comes from; passport: lib/passport.lua; n:<total>: what it adds to totals
 -- Until then the user is in `damaged` as well, with which everybody leaves it alone: lib/damage.lua.
 
@@ -525,7 +526,8 @@ end
 -- For what may be said of one that is exported or imported, and must not get lost on the way to another partition.
 local function refuse_leaving(user)
   refuse_moved(user)
-  if call('HGET', frozen_key(user), 'why') == 'move' then refuse_frozen(user) end
+  local known = call('HMGET', frozen_key(user), 'why', 'leaves_until')
+  if known[1] == 'move' or tonumber(known[2] or 0) > now then refuse_frozen(user) end
 end
 end
 
@@ -3528,8 +3530,8 @@ do
 
 local function offset_here() return tonumber(call('HGET', state_key, 'offset') or 0) end
 
--- Before it leaves its line.
-function passport_of(user)
+-- Before it leaves its line. is_counted: what it has was put in here, so that its bytes were counted.
+function passport_of(user, is_counted)
   local u = nodes.user(user)
   nodes.reweight(u)
   local tag = nodes.is_ready(u) or nodes.cap_of(u) or lines.own_tag(u.up, u.member)
@@ -3541,7 +3543,7 @@ function passport_of(user)
     arrival = string.format('%.0f', arrival),
     seen = call('ZSCORE', users_key, user) or now_text,
     epoch = string.format('%.0f', math.max(now_us, known + 1)),
-    recount = (is_weighing or not new_bytes().limit(user)) and 1 or 0,
+    recount = (is_weighing or not is_counted or not new_bytes().limit(user)) and 1 or 0,
   })
 end
 
@@ -3591,11 +3593,9 @@ local function ahead_of_clock()
   return string.format('%.17g', tag and math.max(0, tag - u.up.clock) or 0)
 end
 
-local passport
 local function set_aside()
   choice.know(user)
   known[4] = ahead_of_clock()
-  if why == 'move' then passport = passport_of(user) end
   choice.retire(nodes.user(user))
   if on_held_back then on_held_back(user) end
   for _, index in ipairs(INDEXES) do call('ZREM', prefix .. index, user) end
@@ -3603,6 +3603,8 @@ local function set_aside()
   pass_room_on()
 end
 
+local passport
+local ends_by_itself
 local until_ms
 local REASONS = { export = 'it is exported', import = 'its import is not complete', move = 'it is moved to another partition' }
 calls[#calls + 1] = function()
@@ -3614,11 +3616,13 @@ calls[#calls + 1] = function()
   if known[1] and known[1] ~= token then return { 'other', known[2] } end
   if renews and not known[1] then return { 'lapsed' } end
   if why == 'import' and not known[1] and is_known() then return { 'known' } end
-  passport = nil
+  passport = (why == 'import' or why == 'move' and not known[1]) and passport_of(user, why == 'move') or ''
   if not known[1] then set_aside() end
-  until_ms = ms > 0 and string.format('%d', now + ms) or 'inf'
+  ends_by_itself = ms > 0 and why ~= 'import'
+  until_ms = ends_by_itself and string.format('%d', now + ms) or 'inf'
   call('HSET', key, 'token', token, 'why', why, 'ahead', known[4])
-  if ms > 0 then
+  if why == 'import' then call('HSET', key, 'leaves_until', string.format('%d', now + ms)) end
+  if ends_by_itself then
     call('PEXPIRE', key, ms)
     note_moment(now + ms, user)
   else
@@ -3629,7 +3633,7 @@ calls[#calls + 1] = function()
   call('HSET', prefix .. 'damage', user, 'stands still, as ' .. REASONS[why])
   call('HSET', state_key, 'damaged', 1)
   save_state()
-  return { 'frozen', tonumber(known[3] or 0), known[4], passport or '' }
+  return { 'frozen', tonumber(known[3] or 0), known[4], passport }
 end
 local function run(its_keys, its_values)
   KEYS, ARGV = its_keys, its_values

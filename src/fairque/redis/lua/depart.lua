@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 -- A user leaves this partition: all of it is in the other one, and from now on it lives there, whatever becomes of its mover.
+-- Or an import does, which is complete with that.
 -- KEYS[1]  state
 -- Returns  1, or 0 where it stands still no more, or by another's will: nothing has changed then
 -- Cost     O(log users)
@@ -13,8 +14,8 @@
 --@arguments
 local record = string.format('%d %.0f ', partition, epoch) .. token
 if call('HGET', departing_key, user) == record then return 1 end
-local known = call('HMGET', frozen_key(user), 'token', 'why')
-if known[1] ~= token or known[2] ~= 'move' then return 0 end
+local known = call('HMGET', frozen_key(user), 'token', 'why', 'leaves_until')
+if known[1] ~= token or not (known[2] == 'move' or tonumber(known[3] or 0) > now) then return 0 end
 choice.know(user)
 if not mark_moved(user, partition, epoch) then return 0 end
 call('HSET', departing_key, user, record)

@@ -2,7 +2,7 @@
 -- Have a user stand still, as it is exported, imported or moved away; or go on with that.
 -- KEYS[1]  state
 -- Returns  {'frozen', how many records of an import are there, by how much its tag was ahead of the clock, and of one that
---          is moved what it takes along: lib/passport.lua} | {'other', why}: somebody else has it | {'lapsed'}: it was to
+--          may leave this partition what it takes along: lib/passport.lua} | {'other', why}: somebody else has it | {'lapsed'}: it was to
 --          stand still, and does not any more | {'known'}: it is to be imported, and has something
 -- Cost     O(log users)
 --@include base
@@ -36,11 +36,9 @@ local function ahead_of_clock()
   return string.format('%.17g', tag and math.max(0, tag - u.up.clock) or 0)
 end
 
-local passport
 local function set_aside()
   choice.know(user)
   known[4] = ahead_of_clock()
-  if why == 'move' then passport = passport_of(user) end
   choice.retire(nodes.user(user))
   if on_held_back then on_held_back(user) end
   for _, index in ipairs(INDEXES) do call('ZREM', prefix .. index, user) end
@@ -48,10 +46,13 @@ local function set_aside()
   pass_room_on()
 end
 
+local passport = (why == 'import' or why == 'move' and not known[1]) and passport_of(user, why == 'move') or ''
 if not known[1] then set_aside() end
-local until_ms = ms > 0 and string.format('%d', now + ms) or 'inf'
+local ends_by_itself = ms > 0 and why ~= 'import'
+local until_ms = ends_by_itself and string.format('%d', now + ms) or 'inf'
 call('HSET', key, 'token', token, 'why', why, 'ahead', known[4])
-if ms > 0 then
+if why == 'import' then call('HSET', key, 'leaves_until', string.format('%d', now + ms)) end
+if ends_by_itself then
   call('PEXPIRE', key, ms)
   note_moment(now + ms, user)
 else
@@ -63,4 +64,4 @@ local REASONS = { export = 'it is exported', import = 'its import is not complet
 call('HSET', prefix .. 'damage', user, 'stands still, as ' .. REASONS[why])
 call('HSET', state_key, 'damaged', 1)
 save_state()
-return { 'frozen', tonumber(known[3] or 0), known[4], passport or '' }
+return { 'frozen', tonumber(known[3] or 0), known[4], passport }

@@ -11,5 +11,6 @@ end
 -- For what may be said of one that is exported or imported, and must not get lost on the way to another partition.
 local function refuse_leaving(user)
   refuse_moved(user)
-  if call('HGET', frozen_key(user), 'why') == 'move' then refuse_frozen(user) end
+  local known = call('HMGET', frozen_key(user), 'why', 'leaves_until')
+  if known[1] == 'move' or tonumber(known[2] or 0) > now then refuse_frozen(user) end
 end

@@ -14,8 +14,8 @@
 
 local function offset_here() return tonumber(call('HGET', state_key, 'offset') or 0) end
 
--- Before it leaves its line.
-local function passport_of(user)
+-- Before it leaves its line. is_counted: what it has was put in here, so that its bytes were counted.
+local function passport_of(user, is_counted)
   local u = nodes.user(user)
   nodes.reweight(u)
   local tag = nodes.is_ready(u) or nodes.cap_of(u) or lines.own_tag(u.up, u.member)
@@ -27,7 +27,7 @@ local function passport_of(user)
     arrival = string.format('%.0f', arrival),
     seen = call('ZSCORE', users_key, user) or now_text,
     epoch = string.format('%.0f', math.max(now_us, known + 1)),
-    recount = (is_weighing or not new_bytes().limit(user)) and 1 or 0,
+    recount = (is_weighing or not is_counted or not new_bytes().limit(user)) and 1 or 0,
   })
 end
 
