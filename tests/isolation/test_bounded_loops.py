@@ -71,7 +71,8 @@ async def test_letting_in_the_tasks_of_many_names(core: Core) -> None:
     await are_held(core)
     for name in [*names, "other"]:
         await limit(core, name, 100)
-    assert await claims_until(core, "b", 2, WANT) <= 2
+    more = 1 if core.is_part else 0  # the place comes from another partition
+    assert await claims_until(core, "b", 3, WANT) <= 2 + more
 
 
 @pytest.mark.parametrize("each_user", [True, False])
@@ -91,6 +92,7 @@ async def test_looking_at_thousands_of_keys_whose_rates_open_at_once(core: Core,
     assert await claims_until(core, "b", 2, WANT) <= 2
 
 
+@pytest.mark.partitions(1, 4)
 @pytest.mark.parametrize("each_user", [True, False])
 async def test_looking_again_at_thousands_of_keys_whose_limit_is_raised(core: Core, each_user: bool) -> None:
     """Each has one task that waits, of `a` all but one."""

@@ -2321,7 +2321,11 @@ local function new_loans()
     note_moment(at, nil)
   end
 
-  -- A task waits here.
+  -- Since places were asked for.
+  local function has_changed(l) return l.most and it.is_outdated(l, l.loan) end
+
+  -- A task waits here. Where the limit has changed since it was asked for places, it is asked again: by turns of those who wait
+  -- here, as its home comes to it after all other keys.
   function it.wants(l)
     if l.ledger then
       if l.ledger.lent > 0 or (l.ledger.lease > 0 and l.ledger.holder ~= it.own) then it.note(l.key, now) end
@@ -2329,13 +2333,15 @@ local function new_loans()
       l.loan.since = now
       call('HSET', it.loan_key(l.key), 'since', now_text)
       it.note(l.key, now)
+    elseif has_changed(l) then
+      it.note(l.key, now)
     end
   end
 
   -- Whether something is done for those who wait here.
   function it.asks(l)
     if l.ledger then return call('ZSCORE', exchanges_key, l.key) ~= false end
-    return l.loan.since > 0
+    return l.loan.since > 0 and not has_changed(l)
   end
 
   -- Places have become free: those that others wait for go to them.

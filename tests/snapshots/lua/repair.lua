@@ -2891,7 +2891,11 @@ local function new_loans()
     note_moment(at, nil)
   end
 
-  -- A task waits here.
+  -- Since places were asked for.
+  local function has_changed(l) return l.most and it.is_outdated(l, l.loan) end
+
+  -- A task waits here. Where the limit has changed since it was asked for places, it is asked again: by turns of those who wait
+  -- here, as its home comes to it after all other keys.
   function it.wants(l)
     if l.ledger then
       if l.ledger.lent > 0 or (l.ledger.lease > 0 and l.ledger.holder ~= it.own) then it.note(l.key, now) end
@@ -2899,13 +2903,15 @@ local function new_loans()
       l.loan.since = now
       call('HSET', it.loan_key(l.key), 'since', now_text)
       it.note(l.key, now)
+    elseif has_changed(l) then
+      it.note(l.key, now)
     end
   end
 
   -- Whether something is done for those who wait here.
   function it.asks(l)
     if l.ledger then return call('ZSCORE', exchanges_key, l.key) ~= false end
-    return l.loan.since > 0
+    return l.loan.since > 0 and not has_changed(l)
   end
 
   -- Places have become free: those that others wait for go to them.
@@ -6317,7 +6323,9 @@ local function add_name_checks(doctor)
     if loans.is_home(k) then -- of what is lent and used, whoever has it gives some back
       local ledger = loans.ledger(k)
       local is_free = can_start and l.most and l.most - ledger.lent > new_limits().used(k)
-      is_stranded = ledger.rate_waits > 0 or (is_free and (ledger.waits > 0 or lacks_room))
+      local waits = false -- who asked before the limit changed asks again
+      for _, row in pairs(ledger.rows) do waits = waits or (l and row.need > 0 and row.changed == l.changed) end
+      is_stranded = ledger.rate_waits > 0 or (is_free and (waits or lacks_room))
     else
       local loan = loans.loan(k)
       is_stranded = lacks_room or loan.granted - loan.returned > new_limits().used(k)

@@ -205,7 +205,9 @@ local function add_name_checks(doctor)
     if loans.is_home(k) then -- of what is lent and used, whoever has it gives some back
       local ledger = loans.ledger(k)
       local is_free = can_start and l.most and l.most - ledger.lent > new_limits().used(k)
-      is_stranded = ledger.rate_waits > 0 or (is_free and (ledger.waits > 0 or lacks_room))
+      local waits = false -- who asked before the limit changed asks again
+      for _, row in pairs(ledger.rows) do waits = waits or (l and row.need > 0 and row.changed == l.changed) end
+      is_stranded = ledger.rate_waits > 0 or (is_free and (waits or lacks_room))
     else
       local loan = loans.loan(k)
       is_stranded = lacks_room or loan.granted - loan.returned > new_limits().used(k)
