@@ -22,6 +22,8 @@ pytestmark = pytest.mark.leaves_keys()
 BY_TIME = QueueSettings(lease_ms=HOUR_MS, fairness="time")
 SLOTS = 4
 RUN_MS = 10
+THOUGHT_MS = 100
+"""What a task is thought to take of which nothing is known."""
 LEASE_MS = 1_000
 RENEWAL_MS = 200
 
@@ -195,7 +197,8 @@ async def test_who_runs_while_nobody_waits_owes_nothing_for_it(core: Core) -> No
         taken = await claim(core, 1)
         served += whose(taken)
         await end(core, taken, run_ms=RUN_MS)
-    assert abs(served["alone"] - served["other"]) <= 2
+    ahead = THOUGHT_MS / 2 / RUN_MS if core.is_part else 0  # a newcomer is half a service above the time of the queue
+    assert abs(served["alone"] - served["other"]) <= 2 + ahead
 
 
 async def test_a_task_that_blocks_the_loop_of_its_worker_is_charged_while_it_does(

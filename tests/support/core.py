@@ -189,6 +189,11 @@ class Core:
         assert self._requester is not None
         return renew(self._requester, self.keys, "w", {"pid": 1}, [], scheduler=scheduler).is_to_fire
 
+    @property
+    def is_part(self) -> bool:
+        """Of a queue with partitions, one of them."""
+        return self.backend.is_part
+
     # What is in Redis
 
     def execute(self, *arguments: str | bytes | int) -> Any:
