@@ -40,6 +40,12 @@ class Size:
     rounds_alone: int
     patience: float
     partitions: int = 1
+    beside: bool = False
+    """All rivals live in the partition of the quiet user: it waits as in a queue without any."""
+
+    @property
+    def is_spread(self) -> bool:
+        return self.partitions > 1 and not self.beside
 
 
 SMALL_RUN = Size(Scale(SMALL), workers=1, rounds=2, rounds_alone=1, patience=20.0)
@@ -60,7 +66,7 @@ class Measured:
 
     attack: Attack
     scale: Scale
-    partitions: int = 1
+    is_spread: bool = False
     others: int = 0
     """Services of the attacker while the quiet user was measured."""
     alone: list[Wait] = field(default_factory=list)
@@ -69,7 +75,7 @@ class Measured:
 
     def bound(self, kth: int = 1) -> int:
         """Others in other partitions may be ahead by the slack of a claim: what that wants, twice."""
-        beside = 2 * SLOTS if self.partitions > 1 else 0
+        beside = 2 * SLOTS if self.is_spread else 0
         return self.attack.rivals(self.scale).services(kth) + beside
 
     def within_ms(self, kth: int = 1) -> float:
@@ -120,7 +126,7 @@ class Cast:
         self._workers.clear()
 
     async def play(self, attack: Attack, queue_name: str, size: Size) -> Measured:
-        measured = Measured(attack, size.scale, size.partitions)
+        measured = Measured(attack, size.scale, size.is_spread)
         try:
             await self._play(measured, queue_name, size)
         except (AssertionError, TimeoutError) as exc:
@@ -179,7 +185,7 @@ class Cast:
             if attack.counts_all:
                 measured.faults += await _losses(queue, put_in + len(alone.probes) + len(under_attack.probes))
         logs = [services_in(log) for log in self._logs]
-        unseen_ms = LOOK_MS * crowding() if size.partitions > 1 else 0.0
+        unseen_ms = LOOK_MS * crowding() if size.is_spread else 0.0
         measured.alone = waits_of(alone.probes, logs, unseen_ms)
         measured.under_attack = waits_of(under_attack.probes, logs, unseen_ms)
         measured.others = services_meanwhile(under_attack.probes, logs)
