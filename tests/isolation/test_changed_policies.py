@@ -9,7 +9,7 @@ from tests.support.core import Core
 from tests.support.eventually import eventually
 from tests.support.tenants import fill, govern, limit, place_of
 
-pytestmark = pytest.mark.leaves_keys()
+pytestmark = [pytest.mark.leaves_keys(), pytest.mark.partitions(1, 4)]
 SLOW, FAST = "1/h", "1000/s burst 100"
 
 

@@ -11,7 +11,7 @@ from tests.support.core import Core
 from tests.support.starts import Starts, start
 from tests.support.tenants import claims_until, govern, numbered, put, tasks_of, whose
 
-pytestmark = pytest.mark.leaves_keys()
+pytestmark = [pytest.mark.leaves_keys(), pytest.mark.partitions(1, 4)]
 KNOWN = 2_000
 FEW = ("a", "b", "c", "d", "e")
 

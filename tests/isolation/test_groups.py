@@ -11,7 +11,7 @@ import pytest
 from tests.support.core import Core
 from tests.support.tenants import fill, govern, numbered, place_of
 
-pytestmark = pytest.mark.leaves_keys()
+pytestmark = [pytest.mark.leaves_keys(), pytest.mark.partitions(1, 4)]
 DEEP = "plan/organisation/team/squad"
 
 

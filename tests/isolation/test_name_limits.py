@@ -11,7 +11,7 @@ from tests.support.core import Core
 from tests.support.eventually import eventually
 from tests.support.tenants import claims_until, fill, govern, limit, numbered, put, tasks_of
 
-pytestmark = pytest.mark.leaves_keys()
+pytestmark = [pytest.mark.leaves_keys(), pytest.mark.partitions(1, 4)]
 CHOKERS = ("x", "y", "z")
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.support.core import Core
 from tests.support.tenants import fill, govern, numbered, place_of, put, tasks_of
 
-pytestmark = pytest.mark.leaves_keys()
+pytestmark = [pytest.mark.leaves_keys(), pytest.mark.partitions(1, 4)]
 BUSY = numbered(10, "busy")
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support.core import Core
 from tests.support.tenants import fill
 
-pytestmark = pytest.mark.leaves_keys()
+pytestmark = [pytest.mark.leaves_keys(), pytest.mark.partitions(1, 4)]
 
 
 async def test_tasks_that_no_worker_knows_get_no_more_deliveries_than_those_of_an_equal_user(core: Core) -> None:

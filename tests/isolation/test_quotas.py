@@ -11,7 +11,7 @@ from fairque import QueueFull
 from tests.support.core import Core, new_task
 from tests.support.tenants import fill, govern, numbered
 
-pytestmark = pytest.mark.leaves_keys()
+pytestmark = [pytest.mark.leaves_keys(), pytest.mark.partitions(1, 4)]
 
 
 async def test_dead_letters_that_do_not_fit_are_not_requeued(core: Core) -> None:
