@@ -16,7 +16,7 @@ from tests.support.unsteady import UnsteadyQueue
 if TYPE_CHECKING:
     from tests.support.servers import Server
 
-GAMES = int(os.environ.get("FAIRQUE_GAMES", "100")) // 6
+GAMES = int(os.environ.get("FAIRQUE_GAMES", "100")) // 12
 phases = (Phase.explicit, Phase.generate, *([Phase.shrink] if os.environ.get("FAIRQUE_SHRINK") else []))
 
 
@@ -31,8 +31,8 @@ def test_no_limit_is_exceeded_and_nobody_is_held_for_ever(server: Server, queue_
             derandomize=True,
             phases=phases,
             deadline=None,
-            max_examples=GAMES,
-            stateful_step_count=60,
+            max_examples=GAMES if count > 1 else GAMES // 2,
+            stateful_step_count=50,
             suppress_health_check=list(HealthCheck),
         ),
     )

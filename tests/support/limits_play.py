@@ -45,6 +45,8 @@ RECORDS = [record_of(each) for each in ("api", "crm", "crm", "sms", TEMPLATE, TE
     record_of("own", shared=False),
     record_of("own", "a"),
 ]
+CRM = record_of("crm")
+KINDS = ["keys", "rates", "pauses", "outages", "moves", "faults"]
 CAN_PAUSE = [record_of("api"), record_of("c:1")]
 MOST = [None, 1, 1, 2, 2, 5]
 RATES = [None, None, None, None, Rate(100), Rate(2, burst=2), Rate(1, per=3)]
@@ -64,7 +66,9 @@ keys = st.lists(st.sampled_from(KEYS), max_size=2, unique=True)
 
 
 class LimitsMachine(RuleBasedStateMachine):
-    """Holds what starts, and when, against what limits promise."""
+    """Holds what starts, and when, against what limits promise. Which kinds of things happen is chosen once, or nothing
+    would happen often.
+    """
 
     def __init__(self, new_queue: Callable[[], UnsteadyQueue]) -> None:
         super().__init__()
@@ -77,6 +81,7 @@ class LimitsMachine(RuleBasedStateMachine):
         self.ruling = Ruling(self.parts, cast("LimitDeclarations", SimpleNamespace(revision=0)))
         self.limits = SharedLimits()
         self.ids = itertools.count(1)
+        self.kinds: frozenset[str] = frozenset()
         self.paused: set[str] = set()
         self.lost_users: set[str] = set()
         self.lent_to_the_gone = False
@@ -95,13 +100,19 @@ class LimitsMachine(RuleBasedStateMachine):
     def at(self, number: int) -> int:
         return number % len(self.parts)
 
-    @initialize(most=st.lists(st.sampled_from([1, 1, 2, 3]), min_size=2, max_size=2))
-    def some_limits_hold(self, most: list[int]) -> None:
+    @initialize(
+        kinds=st.frozensets(st.sampled_from(KINDS), min_size=1, max_size=3),
+        most=st.lists(st.sampled_from([1, 2, 2, 3, 5]), min_size=2, max_size=2),
+        rate=st.sampled_from(RATES),
+    )
+    def some_limits_hold(self, kinds: frozenset[str], most: list[int], rate: Rate | None) -> None:
+        self.kinds = kinds
         for record, many in zip(("crm", TEMPLATE), most, strict=True):
-            self.limit(record_of(record), many, None)
+            self.play(self._limit(record_of(record), many, rate if "rates" in kinds else None))
 
     # Producers
 
+    @precondition(lambda self: "keys" in self.kinds)
     @rule(user_id=users, name=st.sampled_from(NAMES), of=keys, many=st.integers(1, 3))
     def enqueue(self, user_id: str, name: str, of: list[LimitKey], many: int) -> None:
         self.play(self._enqueue(user_id, name, of, many))
@@ -113,7 +124,7 @@ class LimitsMachine(RuleBasedStateMachine):
     @rule(of=st.lists(users, min_size=2, max_size=4, unique=True), key=keys)
     def users_compete(self, of: list[str], key: list[LimitKey]) -> None:
         for user_id in of:
-            self.play(self._enqueue(user_id, "t", key or KEYS[:1], 2))
+            self.play(self._enqueue(user_id, "t", key if key and "keys" in self.kinds else KEYS[:1], 2))
 
     async def _enqueue(self, user_id: str, name: str, of: list[LimitKey], many: int) -> None:
         for _ in range(many):
@@ -212,7 +223,7 @@ class LimitsMachine(RuleBasedStateMachine):
 
     # Places
 
-    @precondition(lambda self: self.is_divided)
+    @precondition(lambda self: self.is_divided and "faults" in self.kinds)
     @rule(at=numbers, script=st.sampled_from(["exchange", "lend", "accept"]), fate=st.sampled_from([None, *FATES]))
     def exchange(self, at: int, script: str, fate: Fate | None) -> None:
         if fate is not None:
@@ -240,8 +251,6 @@ class LimitsMachine(RuleBasedStateMachine):
             for at in range(len(self.parts)):
                 await self._claim(at, 0)
                 await self._exchange(at)
-        if not self.weather.gone:
-            self.limits.all_is_counted()
 
     # The operator
 
@@ -253,7 +262,8 @@ class LimitsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.can_be_told)
     @rule(record=st.sampled_from(RECORDS), most=st.sampled_from(MOST), rate=st.sampled_from(RATES))
     def limit(self, record: str, most: int | None, rate: Rate | None) -> None:
-        self.play(self._limit(record, most, rate))
+        record = record if "keys" in self.kinds else CRM
+        self.play(self._limit(record, most, rate if "rates" in self.kinds else None))
 
     async def _limit(self, record: str, most: int | None, rate: Rate | None) -> None:
         limit = Limit("key", max_running=most, rate=rate)
@@ -266,8 +276,13 @@ class LimitsMachine(RuleBasedStateMachine):
             if not record.startswith((":", "=")):
                 return
         self.limits.change(record, before._replace(most=most, rate=rate))
+        await self._hear_of_it()
 
-    @precondition(lambda self: self.can_be_told)
+    async def _hear_of_it(self) -> None:
+        """Once any worker knows what holds now, nobody is served by what held before."""
+        await self._claim(0, 0, carries=False)
+
+    @precondition(lambda self: self.can_be_told and "pauses" in self.kinds)
     @rule(record=st.sampled_from(CAN_PAUSE), is_paused=st.booleans())
     def pause_task(self, record: str, is_paused: bool) -> None:
         self.play(self._pause_task(record, is_paused))
@@ -277,8 +292,9 @@ class LimitsMachine(RuleBasedStateMachine):
         with contextlib.suppress(QueueUnavailable):  # those that are away hear of it before they serve
             await self.store.set_paused(record, is_paused)
         self.limits.change(record, before._replace(is_paused=is_paused))
+        await self._hear_of_it()
 
-    @precondition(lambda self: self.can_be_told)
+    @precondition(lambda self: self.can_be_told and "pauses" in self.kinds)
     @rule(user_id=st.sampled_from([*USERS, EVERYONE]), is_paused=st.booleans())
     def pause(self, user_id: str, is_paused: bool) -> None:
         self.play(self._pause(user_id, is_paused))
@@ -292,7 +308,9 @@ class LimitsMachine(RuleBasedStateMachine):
             if user_id != EVERYONE:
                 return
         (self.paused.add if is_paused else self.paused.discard)(user_id)
+        await self._hear_of_it()
 
+    @precondition(lambda self: "pauses" in self.kinds)
     @rule(user_id=users, most=st.sampled_from([None, 1, 2]))
     def cap(self, user_id: str, most: int | None) -> None:
         self.play(self._cap(user_id, most))
@@ -305,7 +323,7 @@ class LimitsMachine(RuleBasedStateMachine):
 
     # Partitions
 
-    @precondition(lambda self: self.is_divided and not self.weather.gone)
+    @precondition(lambda self: self.is_divided and "outages" in self.kinds and not self.weather.gone)
     @rule(at=numbers)
     def one_is_gone(self, at: int) -> None:
         self.weather.gone.add(self.at(at))
@@ -329,14 +347,60 @@ class LimitsMachine(RuleBasedStateMachine):
             if job.running is not None and job.running[0] == gone:
                 job.is_forfeited = True
 
+    @precondition(lambda self: self.is_divided and "outages" in self.kinds and not self.weather.gone)
+    @rule(
+        at=numbers,
+        most=st.sampled_from([1, 2]),
+        forfeits=st.booleans(),
+        want=st.integers(0, 2),
+        ms=st.sampled_from([0, 1100]),
+    )
+    def one_is_gone_and_serves_before_it_hears_of_anything(
+        self, at: int, most: int, forfeits: bool, want: int, ms: int
+    ) -> None:
+        at = 1 + at % (len(self.parts) - 1)
+        if not forfeits:
+            self.limit(CRM, None, None)
+        self.all_compete()
+        self.claim(at, want, False)
+        self.one_is_gone(at)
+        self.time_passes(ms)
+        if forfeits:
+            self.what_it_has_is_forfeited()
+            self.places_are_exchanged()
+        else:
+            self.limit(CRM, most, None)
+        self.all_claim()
+        self.it_is_back()
+        self.claim(at, WANT, False)
+
+    @rule(most=st.sampled_from([1, 2, 3]))
+    def a_limit_comes_while_tasks_run(self, most: int) -> None:
+        self.limit(CRM, None, None)
+        self.all_compete()
+        self.all_claim()
+        self.limit(CRM, most, None)
+        self.places_are_exchanged()
+        self.settle([0, 5], "finished")
+        self.all_claim()
+
+    def all_compete(self) -> None:
+        for user_id in USERS:
+            self.play(self._enqueue(user_id, "t", KEYS[:1], 1))
+        self.places_are_exchanged()
+
+    def all_claim(self) -> None:
+        for at in range(len(self.parts)):
+            self.claim(at, 2, True)
+
     # Users who move
 
-    @precondition(lambda self: self.is_divided)
+    @precondition(lambda self: self.is_divided and "moves" in self.kinds)
     @rule(user_id=users, to=numbers)
     def move(self, user_id: str, to: int) -> None:
         self.play(self._move(user_id, self.at(to)))
 
-    @precondition(lambda self: self.is_divided)
+    @precondition(lambda self: self.is_divided and "moves" in self.kinds)
     @rule(user_id=users, to=numbers, after=st.integers(1, 25))
     def a_mover_is_killed(self, user_id: str, to: int, after: int) -> None:
         self.weather.calls_left = after

@@ -28,7 +28,7 @@ class Job:
     Attributes:
         keys: Of its limits, as they are named in Redis.
         number: In the order in which tasks were put in.
-        has_run: It was handed out at least once.
+        may_be_passed: It was handed out and came back, or waited when fewer were to run from then on.
         running: Its delivery, and in which partition that was made.
         uncounted: Keys by which nothing was bounded when it started, or since.
         is_forfeited: Its places were given up while it runs.
@@ -39,7 +39,7 @@ class Job:
     keys: tuple[str, ...]
     number: int
     running: tuple[int, Delivery] | None = None
-    has_run: bool = False
+    may_be_passed: bool = False
     has_ended: bool = False
     uncounted: set[str] = field(default_factory=set)
     is_forfeited: bool = False
@@ -84,14 +84,13 @@ class SharedLimits:
             new = self.rule_of(key)
             if (new.rate if new else None) != (old.rate if old else None):
                 self._opens_us.pop(key, None)
+            of_key = [job for job in self.jobs.values() if key in job.keys]
             if is_unbounded(new):
-                for job in self.running():
-                    job.uncounted.update({key} & set(job.keys))
-
-    def all_is_counted(self) -> None:
-        """What ran before there was a limit is known wherever it has to be."""
-        for job in self.running():
-            job.uncounted = {key for key in job.uncounted if is_unbounded(self.rule_of(key))}
+                for job in of_key:
+                    job.uncounted.add(key)
+            elif new != old:
+                for job in of_key:
+                    job.may_be_passed = True
 
     def _keys(self) -> set[str]:
         return {key for job in self.jobs.values() for key in job.keys} | self._opens_us.keys()
@@ -102,15 +101,17 @@ class SharedLimits:
         job = self.jobs[user_id, delivery.id]
         assert job.waits, f"{job} was handed out, and does not wait"
         self._check_order(job)
-        job.running, job.has_run, job.uncounted, job.is_forfeited = (partition, delivery), True, set(), False
+        job.running, job.may_be_passed, job.uncounted, job.is_forfeited = (partition, delivery), True, set(), False
         for key in job.keys:
             self._check_key(job, key, now_us)
 
     def _check_order(self, job: Job) -> None:
-        """Tasks of a user that are alike start as they came. Who ran and came back may find its place with one behind
-        it, which is not taken from that.
+        """Tasks of a user that are alike start as they came. Who ran and came back, or has lost a place to a lower
+        limit, may find that with one behind it, which keeps it.
         """
-        alike = [of for of in self.waiting() if (of.user_id, of.keys) == (job.user_id, job.keys) and not of.has_run]
+        alike = [
+            of for of in self.waiting() if (of.user_id, of.keys) == (job.user_id, job.keys) and not of.may_be_passed
+        ]
         before = [of for of in alike if of.number < job.number]
         assert not before, f"{job} starts before {before}"
 

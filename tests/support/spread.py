@@ -257,7 +257,7 @@ def _divided(record: str) -> tuple[str, str]:
 class SpreadMachine(BothMachine):
     """Everything that may happen to a queue with partitions, now in this one of them, now in that."""
 
-    # Places of limits over all users are lent between partitions, which wakes workers: the model does not play that.
+    # Places of limits over all users are lent between partitions, which wakes workers: tests/support/limits_play.py
     has_limits = property(lambda _: False, lambda _, __: None)
 
     def __init__(self, new_queue: Callable[[], SpreadQueue]) -> None:
