@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fairque import TaskQueue, TaskScheduler, Worker, current_task, task
+from fairque.redis.partitions import partition_of
 from fairque.redis.store import Store
 from tests.support.calls import call_of, scripts_called
 from tests.support.eventually import eventually
@@ -187,3 +188,40 @@ async def test_a_full_worker_that_is_told_of_work_hands_it_on(spread: TaskQueue)
             for user in USERS:  # of those that wait, either one is told
                 assert await (await spread.enqueue(serve_in_partitions(3), user_id=user)).result(timeout=10) == 3
         assert (await busy.info()).state == "started"
+
+
+@task
+async def hold_the_slot() -> None:
+    began["held"] += 1
+    await eventually(lambda: began["released"])
+
+
+async def test_who_hands_on_what_it_was_told_is_told_again_however_long_that_takes(
+    spread: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim that overtook it would have the worker among those that wait there, until that took it out unnoticed."""
+    is_asked, may_go, is_done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    hand_on = Store.hand_on
+
+    async def late(self: Store, *given: Any) -> None:
+        is_asked.set()
+        await may_go.wait()
+        await hand_on(self, *given)
+        is_done.set()
+
+    monkeypatch.setattr(Store, "hand_on", late)
+    busy, other = USERS[0], next(user for user in USERS if partition_of(user, 4) != partition_of(USERS[0], 4))
+    async with Worker(spread, concurrency=1, scheduler=False, poll_interval=60):
+        await (await spread.enqueue(serve_in_partitions(), user_id=other)).result(timeout=10)
+        held = await spread.enqueue(hold_the_slot(), user_id=busy)
+        await eventually(lambda: began["held"])
+        first = await spread.enqueue(serve_in_partitions(1), user_id=other)
+        await asyncio.wait_for(is_asked.wait(), 10)
+        began["released"] = 1
+        await held.result(timeout=10)
+        for n in range(3):  # its loop goes on meanwhile
+            await (await spread.enqueue(serve_in_partitions(n), user_id=busy)).result(timeout=10)
+        may_go.set()
+        await asyncio.wait_for(is_done.wait(), 10)
+        assert await first.result(timeout=10) == 1
+        assert await (await spread.enqueue(serve_in_partitions(2), user_id=other)).result(timeout=10) == 2

@@ -101,6 +101,7 @@ class Desk:
         self.errors = 0
         self.has_handed_on = False
         """Whether somebody else was told what it was told."""
+        self._is_handing_on = False
         self.asked_at_event, self.idle_at_event = 0, -1
         """After how many reports of the worker it claimed last, and found nothing to do: -1, it found something."""
 
@@ -116,8 +117,10 @@ class Desk:
 
     @property
     def can_claim(self) -> bool:
-        """Whether a call may be made now."""
-        return self.claiming is None and not self._pace.left
+        """Whether a call may be made now. Not while it is taken out of those that wait there: a claim that came before
+        that would put it among them, and it would take itself for one of them.
+        """
+        return self.claiming is None and not self._is_handing_on and not self._pace.left
 
     @property
     def most(self) -> int:
@@ -243,14 +246,19 @@ class Desk:
         self._lending.told(self.number, heads)
         self._ruling.told(self.number, heads)
 
-    async def hand_on(self) -> None:
+    def hand_on(self) -> Coroutine[Any, Any, None]:
         """It was told of work, or knows a moment, and has no slot: somebody else looks. It will, once it has one."""
         self.call()
-        self.has_handed_on = True
+        self.has_handed_on = self._is_handing_on = True
+        return self._hand_on()
+
+    async def _hand_on(self) -> None:
         try:
             await self._store.hand_on(self._options.worker_id, self._options.groups)
         except FairqueError as exc:
             logger.debug("what partition %d told was not handed on: %s", self.number, exc)
+        finally:
+            self._is_handing_on = False
 
     async def leave(self) -> None:
         await self._store.leave(self._options.worker_id, self._options.groups)

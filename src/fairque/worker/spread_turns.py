@@ -263,7 +263,6 @@ class SpreadTurns:
             return
         for desk in self._desks:
             if (desk.is_called and not desk.has_handed_on) or (desk.is_waiting and desk.look_at <= now):
-                desk.has_handed_on, desk.is_waiting = True, False
                 self._start(desk.hand_on())
 
     def _end_if_idle(self, now: float) -> None:
