@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +15,8 @@ from redis.crc import key_slot
 from fairque import TaskEvent, TaskHandle, TaskQueue, TaskScheduler, UnknownTask, Worker, current_task, task
 from fairque.redis.keys import Keys, encode_user
 from fairque.redis.partitions import partition_of
+from fairque.redis.requester import pack
+from fairque.redis.shared_blocking import BlockingConnections
 from tests.support.eventually import eventually
 from tests.support.fleet import ClusterNodes, execute, move_key_by_key, move_slot, owns
 from tests.support.gate import new_gate, work
@@ -203,6 +205,28 @@ async def test_what_runs_while_its_slot_moves_for_longer_than_a_lease_is_not_tak
         assert [await handle.result(timeout=PATIENCE) for handle in running] == list(range(6))
         assert (len(gate.started), lost) == (6, [])
         await asyncio.to_thread(move_slot, slot, target, source)
+
+
+async def test_a_thread_leaves_no_connection_open_whoever_heard_first_that_a_slot_has_moved(
+    cluster: ClusterNodes,
+) -> None:
+    async with TaskQueue(cluster.url, name=new_queue_name("life"), timeout=PATIENCE) as queue:
+        await queue.enqueue(count(1), user_id=USERS[0])
+        slot, source = key_slot(queue.keys.state.encode()), node_of(cluster, queue.keys)
+        target = cluster.masters[cluster.masters.index(source) - 1]
+        command = pack(("EXISTS", queue.keys.state))
+        with closing(BlockingConnections()) as connections:
+            requester = connections.requester(queue.connector)
+            await asyncio.to_thread(requester.request, command)
+            [first] = connections._by_address.values()
+            await asyncio.to_thread(move_slot, slot, source, target)
+            await queue.stats()  # which is told where it is
+            await asyncio.to_thread(requester.request, command)
+            await asyncio.to_thread(move_slot, slot, target, source)
+            assert await asyncio.to_thread(requester.request, command) == 1  # which is told itself
+            kept = connections._by_address.values()
+            assert [each.is_connected for each in kept] == [True]
+            assert first in kept
 
 
 @pytest.mark.parametrize("move", [move_key_by_key, move_slot])

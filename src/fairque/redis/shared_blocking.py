@@ -64,8 +64,8 @@ class _SharingRequester(BlockingRequester):
             return super().request(command)
         finally:
             connection, self._connection = self._connection, None
-            if connection is not None:
-                self._by_address[self._address] = connection
+            if connection is not None and self._by_address.setdefault(self._address, connection) is not connection:
+                connection.disconnect()  # it was led to a node to which there is one
 
 
 def _reply_of(connection: Any) -> Any:
