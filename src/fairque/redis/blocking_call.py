@@ -17,14 +17,14 @@ __all__ = ["call_blocking", "packed_call"]
 
 def call_blocking(requester: BlockingRequester, keys: Keys, arguments: Arguments, values: Sequence[bytes] = ()) -> Any:
     """Run the script that these are the arguments of, once. Raises what `BlockingRequester.request` does."""
-    script, args = load(arguments.script, arguments.package), [encode(arguments), *values]
-    command = packed_call(keys, arguments, values)
+    script, command = load(arguments.script, arguments.package), packed_call(keys, arguments, values)
     for _ in range(MOST_LOADS):
         try:
             return requester.request(command)
         except NoScript:
             if (refusal := _load(requester, script)) is not None:
-                return _spelled_out(requester, pack(script.spelled_out(keys.of_calls, args)), refusal)
+                spelled_out = script.spelled_out(keys.of_calls, [encode(arguments), *values])
+                return _spelled_out(requester, pack(spelled_out), refusal)
     raise StoreError(f"the server forgets script {script.name!r} each time it is loaded")
 
 

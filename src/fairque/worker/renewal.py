@@ -235,7 +235,7 @@ class Renewal:
             (each.connector, each.keys, self._sign(each, fields)) for (each, _), fields in zip(along, told, strict=True)
         ]
         for (each, _), fields, signed in zip(along, told, sign_together(connections, signs), strict=True):
-            if signed is not None and self._is_signed(each, fields, signed):
+            if signed is not None and self._note_signed(each, fields, signed):
                 each.renewed = now
                 each.backoff.reset()
 
@@ -301,7 +301,7 @@ class Renewal:
         fields = self._about() | {"claims": answered}
         if self._is_idle(each) and not held:
             signed = sign(requester, each.keys, self._sign(each, fields))
-            if self._is_signed(each, fields, signed):
+            if self._note_signed(each, fields, signed):
                 return Renewed([], [], [], is_to_fire=False)
         each.told = {}
         renewed = self._renew_all(requester, each, held, fields)
@@ -334,8 +334,8 @@ class Renewal:
         each.told = {name: of for name, of in each.told.items() if name not in changed}
         return Sign(self._options.worker_id, self._ttl_ms, changed, self._scheduler_name)
 
-    def _is_signed(self, each: _Round, fields: dict[str, Any], signed: Signed) -> bool:
-        """Else it is to renew, with all that is to be known."""
+    def _note_signed(self, each: _Round, fields: dict[str, Any], signed: Signed) -> bool:
+        """Returns whether that was enough: else it is to renew, with all that is to be known."""
         each.told = {} if signed.is_to_renew else fields
         if signed.is_to_fire:
             self._fire(each)
